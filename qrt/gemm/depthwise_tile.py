@@ -1,0 +1,202 @@
+"""Micro-kernels of depthwise convolution: interleave columns, then PT pixels x one channel block.
+
+A column is the pixels under each other that one kernel column meets. `interleave` turns it into
+dot groups: the bytes of R rows of one channel lie side by side, so that one dot instruction adds R
+taps of every channel. In-lane unpacks of a block of 4 * lanes channels give vectors in the order of
+`order.column_order(4, lanes)`, which the packs of the epilogue undo:
+
+    row 0: a0 a1 a2 ..   unpack bytes, then words   v0: a0 b0 c0 d0 a1 b1 c1 d1 ..(channels 0..3)
+    row 1: b0 b1 b2 ..  ------------------------->  v1: channels 4..7, v2: 8..11, v3: 12..15,
+    row 2, row 3                                        then the same of each 128-bit lane
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from qrt.gemm.tile import I8, I16, I32, I64, const, declare, load, store
+
+ARGUMENTS = (
+    "scratch",  # interleaved columns, at the first pixel's first column
+    "pixel_step",  # bytes of scratch from pixel to pixel
+    "tap_step",  # bytes of scratch from kernel column to kernel column
+    "kernel_w",
+    "row_groups",  # dot groups that hold the kernel's rows
+    "weights",
+    "columns",
+    "out",
+    "ldc",
+    "m",
+    "n",
+    "limits",
+)
+
+
+@dataclass(frozen=True)
+class DepthwiseDot:
+    """Rows per dot group, lanes of int32, and how to interleave and multiply."""
+
+    rows: int
+    lanes: int
+    interleave: Callable[[Any, list[Any]], list[Any]]
+    multiply: Callable[[Any, Any, Any, Any], Any]
+    item: Any  # element type of the interleaved vectors
+
+
+def build_interleave(module: Any, name: str, dot: DepthwiseDot) -> Any:
+    """Function (pointer per row, step per row, scratch, scratch_step, count): `count` columns."""
+    fnty = ir.FunctionType(ir.VoidType(), [I64] * (2 * dot.rows + 3))
+    fn = ir.Function(module, fnty, name)
+    fn.linkage = "internal"
+    fn.attributes.add("noinline")
+    pointers, steps = fn.args[: dot.rows], fn.args[dot.rows : 2 * dot.rows]
+    scratch, scratch_step, count = fn.args[2 * dot.rows :]
+    entry, loop, end = (fn.append_basic_block(n) for n in ("entry", "loop", "end"))
+    b = ir.IRBuilder(entry)
+    b.cbranch(b.icmp_signed(">", count, const(0)), loop, end)
+    b = ir.IRBuilder(loop)
+    i, out = b.phi(I64), b.phi(I64)
+    at = [b.phi(I64) for _ in range(dot.rows)]
+    rows = [load(b, p, ir.VectorType(I8, 4 * dot.lanes), 1) for p in at]
+    nbytes = 4 * dot.lanes
+    for v, vector in enumerate(dot.interleave(b, rows)):
+        store(b, vector, b.add(out, const(nbytes * v)), 32)
+    following = b.add(i, const(1))
+    for phi, first, after in (
+        (i, const(0), following),
+        (out, scratch, b.add(out, scratch_step)),
+        *((p, p0, b.add(p, s)) for p, p0, s in zip(at, pointers, steps, strict=True)),
+    ):
+        phi.add_incoming(first, entry)
+        phi.add_incoming(after, loop)
+    b.cbranch(b.icmp_signed("<", following, count), loop, end)
+    ir.IRBuilder(end).ret_void()
+    return fn
+
+
+def build_tile(module: Any, name: str, dot: DepthwiseDot, pixels: int, epilogue: Any) -> Any:
+    """Function over ARGUMENTS: `pixels` outputs of one channel block."""
+    fnty = ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS))
+    fn = ir.Function(module, fnty, name)
+    fn.linkage = "internal"
+    fn.attributes.add("noinline")
+    arg = dict(zip(ARGUMENTS, fn.args, strict=True))
+    vec = ir.VectorType(I32, dot.lanes)
+    items = ir.VectorType(dot.item, 4 * dot.lanes // (dot.item.width // 8))
+    nbytes = 4 * dot.lanes
+    entry, taps, rows, tail, end = (
+        fn.append_basic_block(n) for n in ("entry", "taps", "rows", "tail", "end")
+    )
+    b = ir.IRBuilder(entry)
+    bias = [load(b, b.add(arg["columns"], const(nbytes * v)), vec) for v in range(4)]
+    b.branch(taps)
+
+    b = ir.IRBuilder(taps)
+    kx, weights0, tap = b.phi(I64), b.phi(I64), b.phi(I64)
+    acc0 = [[b.phi(vec) for _ in range(4)] for _ in range(pixels)]
+    b.branch(rows)
+
+    rb = ir.IRBuilder(rows)
+    g, weights, group = rb.phi(I64), rb.phi(I64), rb.phi(I64)
+    acc = [[rb.phi(vec) for _ in range(4)] for _ in range(pixels)]
+    w = [load(rb, rb.add(weights, const(nbytes * v)), items, 32) for v in range(4)]
+    out = []
+    at = group
+    for p in range(pixels):
+        row = []
+        for v in range(4):
+            x = load(rb, rb.add(at, const(nbytes * v)), items, 32)
+            row.append(dot.multiply(rb, acc[p][v], x, w[v]))
+        out.append(row)
+        at = rb.add(at, arg["pixel_step"])
+    g_next = rb.add(g, const(1))
+    weights_next = rb.add(weights, const(4 * nbytes))
+    group_next = rb.add(group, const(4 * nbytes))
+    rb.cbranch(rb.icmp_signed("<", g_next, arg["row_groups"]), rows, tail)
+
+    tb = ir.IRBuilder(tail)
+    kx_next = tb.add(kx, const(1))
+    tap_next = tb.add(tap, arg["tap_step"])
+    tb.cbranch(tb.icmp_signed("<", kx_next, arg["kernel_w"]), taps, end)
+
+    for phi, first, after in (
+        (kx, const(0), kx_next),
+        (weights0, arg["weights"], weights_next),
+        (tap, arg["scratch"], tap_next),
+    ):
+        phi.add_incoming(first, entry)
+        phi.add_incoming(after, tail)
+    for phi, first, after in (
+        (g, const(0), g_next),
+        (weights, weights0, weights_next),
+        (group, tap, group_next),
+    ):
+        phi.add_incoming(first, taps)
+        phi.add_incoming(after, rows)
+    for p in range(pixels):
+        for v in range(4):
+            acc0[p][v].add_incoming(bias[v], entry)
+            acc0[p][v].add_incoming(out[p][v], tail)
+            acc[p][v].add_incoming(acc0[p][v], taps)
+            acc[p][v].add_incoming(out[p][v], rows)
+    eb = ir.IRBuilder(end)
+    epilogue(eb, fn, arg, out, dot.lanes)
+    eb.ret_void()
+    return fn
+
+
+def _unpack(b: Any, a: Any, c: Any, high: bool) -> Any:
+    """Interleave the low or high halves of every 128-bit lane of a and c."""
+    per_lane = 16 // (a.type.element.width // 8)
+    count = a.type.count
+    index = []
+    for lane in range(count // per_lane):
+        for i in range(per_lane // 2):
+            at = lane * per_lane + i + (per_lane // 2 if high else 0)
+            index += [at, count + at]
+    return b.shuffle_vector(a, c, ir.Constant(ir.VectorType(I32, count), index))
+
+
+def _interleave_quads(b: Any, rows: list[Any]) -> list[Any]:
+    """Four rows of bytes -> four vectors of dot groups of four."""
+    words = ir.VectorType(I16, rows[0].type.count // 2)
+    result = []
+    for high in (False, True):
+        first = b.bitcast(_unpack(b, rows[0], rows[1], high), words)
+        second = b.bitcast(_unpack(b, rows[2], rows[3], high), words)
+        for high_word in (False, True):
+            result.append(b.bitcast(_unpack(b, first, second, high_word), rows[0].type))
+    return result
+
+
+def _interleave_pairs(b: Any, rows: list[Any]) -> list[Any]:
+    """Two rows of bytes -> four vectors of int16 pairs."""
+    words = ir.VectorType(I16, rows[0].type.count // 2)
+    zero = ir.Constant(rows[0].type, [0] * rows[0].type.count)
+    result = []
+    for high in (False, True):
+        first, second = (b.bitcast(_unpack(b, r, zero, high), words) for r in rows)
+        result += [_unpack(b, first, second, False), _unpack(b, first, second, True)]
+    return result
+
+
+def _vpdpbusd(b: Any, acc: Any, x: Any, w: Any) -> Any:
+    vec = acc.type
+    dp = declare(b.module, f"llvm.x86.avx512.vpdpbusd.{32 * vec.count}", vec, [vec, vec, vec])
+    return b.call(dp, [acc, b.bitcast(x, vec), b.bitcast(w, vec)])
+
+
+def _vpmaddwd(b: Any, acc: Any, x: Any, w: Any) -> Any:
+    madd = declare(b.module, "llvm.x86.avx2.pmadd.wd", acc.type, [x.type, x.type])
+    return b.add(acc, b.call(madd, [x, w]))
+
+
+DOTS = {
+    ("vnni", 16): DepthwiseDot(4, 16, _interleave_quads, _vpdpbusd, I8),
+    ("vnni", 8): DepthwiseDot(4, 8, _interleave_quads, _vpdpbusd, I8),
+    ("madd", 8): DepthwiseDot(2, 8, _interleave_pairs, _vpmaddwd, I16),
+}

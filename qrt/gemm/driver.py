@@ -1,0 +1,236 @@
+"""The loops around a tile: products and convolutions by row pointers, one kernel per table row.
+
+A matrix product is a 1x1 convolution over one row of m pixels. For every tile of MR outputs the
+driver writes where each input row starts, per tap (pad taps point at a row of zero points), then
+runs the tile over a block of panels that fits L2, so activations are never copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from qrt.gemm.extents import check_geometry, input_nbytes, product_extents
+from qrt.gemm.table import EPILOGUES, TILES, TileSpec
+from qrt.gemm.tiles import tile as tile_function
+from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
+from qrt.simd.memory import as_i32, as_i64, as_u8, operand
+from qrt.simd.scalar import share
+
+FIELDS = (
+    "x",
+    "y",
+    "panels",
+    "columns",
+    "sums",  # int32 row sums of the activations, used when has_sums
+    "pad",  # a row of x zero points, as long as a tap's channels
+    "limits",
+    "rows",  # scratch: taps * MR int64 per thread
+    "has_sums",
+    "batch",
+    "height",
+    "width",
+    "out_height",
+    "out_width",
+    "kernel_h",
+    "kernel_w",
+    "stride_h",
+    "stride_w",
+    "pad_h",
+    "pad_w",
+    "dilation_h",
+    "dilation_w",
+    "x_pixel",  # bytes from pixel to pixel, row to row, image to image, group to group
+    "x_row",
+    "x_image",
+    "x_group",
+    "channels",  # bytes of x that one tap reads
+    "n",  # output columns of one group
+    "y_pixel",
+    "y_group",
+    "groups",
+    "block",  # panels that stay in L2 while the rows go by
+    "max_threads",  # the product is too small for more
+)
+(
+    X, Y, PANELS, COLUMNS, SUMS, PAD, LIMITS, ROWS, HAS_SUMS, BATCH, HEIGHT, WIDTH, OUT_HEIGHT,
+    OUT_WIDTH, KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD_H, PAD_W, DILATION_H, DILATION_W,
+    X_PIXEL, X_ROW, X_IMAGE, X_GROUP, CHANNELS, N, Y_PIXEL, Y_GROUP, GROUPS, BLOCK, MAX_THREADS,
+) = slots(FIELDS)  # fmt: skip
+
+
+@helper
+def fill_rows(row, x, pad, rows, mr, m0, m):  # type: ignore[no-untyped-def]
+    """Write rows[tap][r] for outputs m0 .. m0 + m; the rest of a tile repeats the last."""
+    height, width = row[HEIGHT], row[WIDTH]
+    out_width = row[OUT_WIDTH]
+    kernel_h, kernel_w = row[KERNEL_H], row[KERNEL_W]
+    x_pixel, x_row = row[X_PIXEL], row[X_ROW]
+    step_h, step_w = row[DILATION_H], row[DILATION_W]
+    image = m0 // (row[OUT_HEIGHT] * out_width)
+    inside = m0 - image * (row[OUT_HEIGHT] * out_width)
+    oy = inside // out_width
+    ox = inside - oy * out_width
+    table = as_i64(rows)
+    for r in range(mr):
+        iy0 = oy * row[STRIDE_H] - row[PAD_H]
+        ix0 = ox * row[STRIDE_W] - row[PAD_W]
+        start = x + image * row[X_IMAGE] + iy0 * x_row + ix0 * x_pixel
+        slot = r
+        for ky in range(kernel_h):
+            iy = iy0 + ky * step_h
+            line = start + ky * step_h * x_row
+            row_inside = 0 <= iy and iy < height
+            for kx in range(kernel_w):
+                ix = ix0 + kx * step_w
+                p = line + kx * step_w * x_pixel
+                table[slot] = p if row_inside and 0 <= ix and ix < width else pad
+                slot += mr
+        if r < m - 1:
+            ox += 1
+            if ox == out_width:
+                ox = 0
+                oy += 1
+                if oy == row[OUT_HEIGHT]:
+                    oy = 0
+                    image += 1
+    return 0
+
+
+def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
+    """The product kernel of a table row; its closure holds the tile's constants."""
+    mr, nr, lanes = tile.mr, tile.nr, tile.lanes
+    weight_nbytes = tile.weight_nbytes
+    itemsize = 1 if epilogue == "u8" else 4
+    widths = {w: tile_function(tile.family, mr, w, epilogue) for w in tile.widths}
+    wide = widths[tile.widths[0]]
+    half = widths[tile.widths[min(1, len(widths) - 1)]]
+    narrow = widths[tile.widths[-1]]
+    half_nr = tile.widths[min(1, len(widths) - 1)] * lanes
+    narrow_nr = tile.widths[-1] * lanes
+    has_single = tile.single
+    single = tile_function(tile.family, 1, tile.nv, epilogue) if has_single else wide
+
+    def product(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+        threads = min(threads, row[MAX_THREADS])
+        if thread >= threads:
+            return 0
+        n = row[N]
+        taps = row[KERNEL_H] * row[KERNEL_W]
+        k_groups = (row[CHANNELS] + 3) // 4
+        rows = operand(row, ROWS, arena, constants) + thread * taps * mr * 8
+        pad = operand(row, PAD, arena, constants)
+        limits = operand(row, LIMITS, arena, constants)
+        y_pixel = row[Y_PIXEL]
+        panels = (n + nr - 1) // nr
+        panel_nbytes = taps * k_groups * nr * weight_nbytes
+        m_total = row[BATCH] * row[OUT_HEIGHT] * row[OUT_WIDTH]
+        m_tiles = (m_total + mr - 1) // mr
+        # split by the dimension that leaves the threads the most equal shares
+        by_rows = (m_tiles + threads - 1) // threads * panels
+        by_panels = (panels + threads - 1) // threads * m_tiles
+        if by_rows <= by_panels:
+            t0, t1 = m_tiles * thread // threads, m_tiles * (thread + 1) // threads
+            p0, p1 = 0, panels
+        else:
+            t0, t1 = 0, m_tiles
+            p0, p1 = panels * thread // threads, panels * (thread + 1) // threads
+        # bytes of one group's panels: full ones, and a last one cut to the width it needs
+        rest = n - n // nr * nr
+        last_nr = nr
+        if rest > 0 and rest <= half_nr:
+            last_nr = half_nr
+        if rest > 0 and rest <= narrow_nr:
+            last_nr = narrow_nr
+        padded = n // nr * nr + (last_nr if rest > 0 else 0)
+        group_panels = taps * k_groups * weight_nbytes * padded
+        for group in range(row[GROUPS]):
+            x = operand(row, X, arena, constants) + group * row[X_GROUP]
+            y = operand(row, Y, arena, constants) + group * row[Y_GROUP]
+            panel0 = operand(row, PANELS, arena, constants) + group * group_panels
+            columns0 = operand(row, COLUMNS, arena, constants) + group * padded * 16
+            sums0 = operand(row, SUMS, arena, constants) + group * m_total * 4
+            for jc in range(p0, p1, row[BLOCK]):
+                for t in range(t0, t1):
+                    m0 = t * mr
+                    m = min(mr, m_total - m0)
+                    one = has_single and m == 1
+                    fill_rows(row, x, pad, rows, 1 if one else mr, m0, m)
+                    sums = sums0 + m0 * 4 if row[HAS_SUMS] != 0 else 0
+                    for j in range(jc, min(jc + row[BLOCK], p1)):
+                        panel = panel0 + j * panel_nbytes
+                        columns = columns0 + j * nr * 16
+                        valid = min(nr, n - j * nr)
+                        out = y + m0 * y_pixel + j * nr * itemsize
+                        if valid <= narrow_nr and narrow_nr < half_nr:
+                            if one:
+                                fill_rows(row, x, pad, rows, mr, m0, m)
+                            narrow(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
+                                   valid, limits)  # fmt: skip
+                        elif valid <= half_nr and half_nr < nr:
+                            if one:
+                                fill_rows(row, x, pad, rows, mr, m0, m)
+                            half(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
+                                 valid, limits)  # fmt: skip
+                        elif one:
+                            single(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
+                                   valid, limits)  # fmt: skip
+                        else:
+                            wide(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
+                                 valid, limits)  # fmt: skip
+        return 0
+
+    return kernel(
+        tile.kernel_name(epilogue),
+        FIELDS,
+        partial(product_extents, tile, itemsize),
+        family="gemm",
+        features=tile.features,
+        preconditions={"max_scaled": 2**31} if tile.family != "portable" else {},
+    )(product)
+
+
+PRODUCTS: dict[tuple[TileSpec, str], Any] = {
+    (tile, epilogue): make_kernel(tile, epilogue) for tile in TILES for epilogue in EPILOGUES
+}
+
+
+def row_sums_extents(row: Mapping[str, int]) -> list[Extent]:
+    """Extents of the row sums: x as the product reads it, int32 (groups, m) in y."""
+    check_geometry(row)
+    m = row["batch"] * row["out_height"] * row["out_width"]
+    taps = row["kernel_h"] * row["kernel_w"]
+    return [
+        Extent("x", input_nbytes(row)),
+        Extent("y", 4 * m * row["groups"], writes=True),
+        Extent("pad", row["channels"]),
+        Extent("rows", row["max_threads"] * taps * 8, writes=True),
+    ]
+
+
+@kernel("gemm_row_sums", FIELDS, row_sums_extents, family="gemm_sums")
+def row_sums_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+    threads = min(threads, row[MAX_THREADS])
+    if thread >= threads:
+        return 0
+    taps = row[KERNEL_H] * row[KERNEL_W]
+    channels = row[CHANNELS]
+    rows = operand(row, ROWS, arena, constants) + thread * taps * 8
+    pad = operand(row, PAD, arena, constants)
+    m_total = row[BATCH] * row[OUT_HEIGHT] * row[OUT_WIDTH]
+    start, stop = share(m_total, thread, threads, 16)
+    for group in range(row[GROUPS]):
+        x = operand(row, X, arena, constants) + group * row[X_GROUP]
+        y = as_i32(operand(row, Y, arena, constants) + group * m_total * 4)
+        for m in range(start, stop):
+            fill_rows(row, x, pad, rows, 1, m, 1)
+            total = 0
+            for tap in range(taps):
+                a = as_u8(as_i64(rows)[tap])
+                for c in range(channels):
+                    total += a[c]
+            y[m] = np.int32(total)
+    return 0

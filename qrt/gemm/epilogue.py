@@ -1,0 +1,147 @@
+"""What follows the sums of a tile: requantize to u8, or scale to float32, and store.
+
+u8: y = clamp(round_half_even(f32(acc) * multiplier) + y_zero_point, qmin, qmax). The bias is in acc
+already. Narrowing goes through the saturating packs of x86 (int32 -> int16 -> u8): saturation only
+ever happens to values that the clamp would cut too. cvtps2dq needs |acc * multiplier| < 2**31: a
+declared precondition of these tiles (`max_scaled`), proved from the weights at lowering.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from qrt.gemm.dots import splat_const
+from qrt.gemm.tile import F32, I1, I8, I16, I32, const, declare, load, splat, store
+
+
+def requantize_u8(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
+    """Store acc as uint8 rows."""
+    nv = len(acc[0])
+    nr = nv * lanes
+    columns = arg["columns"]
+    floats = ir.VectorType(F32, lanes)
+    multipliers = [
+        load(b, b.add(columns, const(4 * (nr + lanes * v))), floats) for v in range(nv)
+    ]
+    limits = [load(b, b.add(arg["limits"], const(4 * i)), I32) for i in range(3)]
+    zero_point = splat(b, b.trunc(limits[0], I16), 2 * lanes)
+    qmin, qmax = (splat(b, b.trunc(x, I8), nr) for x in limits[1:])
+    for r in range(len(acc)):
+        scaled = [
+            _to_int(b, b.fmul(b.sitofp(a, floats), m), lanes)
+            for a, m in zip(acc[r], multipliers, strict=True)
+        ]
+        narrow = _narrow(b, scaled, zero_point, lanes)
+        row = _minmax(b, _minmax(b, narrow, qmin, "umax"), qmax, "umin")
+        _store_row(b, fn, arg, r, row, 1)
+
+
+def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
+    """Store f32(acc) * scale + float_bias; the multipliers of the panel are the scales."""
+    nv = len(acc[0])
+    nr = nv * lanes
+    floats = ir.VectorType(F32, lanes)
+    at = arg["columns"]
+    scales = [load(b, b.add(at, const(4 * (nr + lanes * v))), floats) for v in range(nv)]
+    biases = [load(b, b.add(at, const(4 * (3 * nr + lanes * v))), floats) for v in range(nv)]
+    for r in range(len(acc)):
+        parts = [
+            b.fadd(b.fmul(b.sitofp(a, floats), s), f)
+            for a, s, f in zip(acc[r], scales, biases, strict=True)
+        ]
+        _store_row(b, fn, arg, r, _join(b, parts), 4)
+
+
+def _to_int(b: Any, value: Any, lanes: int) -> Any:
+    """Round half to even, float32 to int32, in the CPU's default rounding mode."""
+    ints, floats = ir.VectorType(I32, lanes), ir.VectorType(F32, lanes)
+    if lanes == 16:
+        f = declare(
+            b.module, "llvm.x86.avx512.mask.cvtps2dq.512", ints, [floats, ints, I16, I32]
+        )
+        return b.call(f, [value, splat_const(0, I32, 16), const(-1, I16), const(4, I32)])
+    f = declare(b.module, "llvm.x86.avx.cvt.ps2dq.256", ints, [floats])
+    return b.call(f, [value])
+
+
+def _narrow(b: Any, ints: list[Any], zero_point: Any, lanes: int) -> Any:
+    """uint8 of ints + zero_point, saturating, in column order (see `order.py`)."""
+    wide = lanes == 16
+    halves = []
+    if len(ints) == 1:
+        ints = [ints[0], ints[0]]
+    for a, c in zip(ints[::2], ints[1::2], strict=True):
+        i16s = ir.VectorType(I16, 2 * lanes)
+        pack = declare(
+            b.module,
+            "llvm.x86.avx512.packssdw.512" if wide else "llvm.x86.avx2.packssdw",
+            i16s,
+            [a.type, a.type],
+        )
+        add = declare(b.module, f"llvm.sadd.sat.v{2 * lanes}i16", i16s, [i16s, i16s])
+        halves.append(b.call(add, [b.call(pack, [a, c]), zero_point]))
+    other = halves[1] if len(halves) == 2 else halves[0]
+    i8s = ir.VectorType(I8, 4 * lanes)
+    pack = declare(
+        b.module,
+        "llvm.x86.avx512.packuswb.512" if wide else "llvm.x86.avx2.packuswb",
+        i8s,
+        [other.type, other.type],
+    )
+    full = b.call(pack, [halves[0], other])
+    if len(halves) == 2:
+        return full
+    # one pair only: each 128-bit lane holds its 8 bytes twice; a single vector, its 4 bytes 4 times
+    keep = 8 if len(ints) == 2 and ints[0] is not ints[1] else 4
+    index = [16 * lane + i for lane in range(lanes // 4) for i in range(keep)]
+    mask = ir.Constant(ir.VectorType(I32, len(index)), index)
+    return b.shuffle_vector(full, ir.Constant(full.type, ir.Undefined), mask)
+
+
+def _minmax(b: Any, a: Any, c: Any, which: str) -> Any:
+    f = declare(b.module, f"llvm.{which}.v{a.type.count}i8", a.type, [a.type, a.type])
+    return b.call(f, [a, c])
+
+
+def _join(b: Any, parts: list[Any]) -> Any:
+    while len(parts) > 1:
+        joined = []
+        for a, c in zip(parts[::2], parts[1::2], strict=True):
+            n = a.type.count
+            mask = ir.Constant(ir.VectorType(I32, 2 * n), list(range(2 * n)))
+            joined.append(b.shuffle_vector(a, c, mask))
+        parts = joined
+    return parts[0]
+
+
+def _store_row(b: Any, fn: Any, arg: dict[str, Any], r: int, row: Any, itemsize: int) -> None:
+    """Store row `r` of the tile when it is valid; a partial row writes its valid columns only."""
+    nr = row.type.count
+    at_row = fn.append_basic_block(f"row{r}")
+    full, partial = fn.append_basic_block(f"full{r}"), fn.append_basic_block(f"partial{r}")
+    after = fn.append_basic_block(f"after{r}")
+    b.cbranch(b.icmp_signed("<", const(r), arg["m"]), at_row, after)
+    b.position_at_end(at_row)
+    address = b.add(arg["out"], b.mul(arg["ldc"], const(r)))
+    b.cbranch(b.icmp_signed(">=", arg["n"], const(nr)), full, partial)
+    b.position_at_end(full)
+    store(b, row, address, itemsize)
+    b.branch(after)
+    b.position_at_end(partial)
+    bits = ir.VectorType(I1, nr)
+    lane = ir.Constant(ir.VectorType(I32, nr), list(range(nr)))
+    mask = b.icmp_signed("<", lane, splat(b, b.trunc(arg["n"], I32), nr))
+    kind = f"v{nr}{'i8' if itemsize == 1 else 'f32'}"
+    pointer = row.type.as_pointer()
+    masked = declare(
+        b.module, f"llvm.masked.store.{kind}.p0", ir.VoidType(), [row.type, pointer, I32, bits]
+    )
+    b.call(masked, [row, b.inttoptr(address, pointer), const(itemsize, I32), mask])
+    b.branch(after)
+    b.position_at_end(after)
+
+
+# one name per epilogue: what `table.EPILOGUES` lists
+BUILDERS = {"u8": requantize_u8, "f32": scale_f32}

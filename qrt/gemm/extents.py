@@ -1,0 +1,90 @@
+"""Which bytes a product's row touches, from its numbers alone: what the verifier proves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qrt.gemm.table import TileSpec, padded_columns
+from qrt.jit.declare import Extent
+
+POSITIVE = ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "block")
+NOT_NEGATIVE = (
+    "batch",
+    "height",
+    "width",
+    "out_height",
+    "out_width",
+    "channels",
+    "n",
+    "groups",
+    "x_pixel",
+    "x_row",
+    "x_image",
+    "x_group",
+    "y_pixel",
+    "y_group",
+    "max_threads",
+)
+LIMIT = 2**40  # no size or stride of a real program comes near; keeps products inside int64
+
+
+def check_geometry(row: Mapping[str, int]) -> None:
+    """Raise ValueError when a row's numbers contradict each other."""
+    for name in POSITIVE:
+        if not 0 < row[name] < LIMIT:
+            raise ValueError(f"{name} must be positive, got {row[name]}")
+    for name in NOT_NEGATIVE:
+        if not 0 <= row[name] < LIMIT:
+            raise ValueError(f"{name} must not be negative, got {row[name]}")
+    for name in ("pad_h", "pad_w"):
+        if not 0 <= row[name] < LIMIT:
+            raise ValueError(f"{name} must not be negative, got {row[name]}")
+
+
+def input_nbytes(row: Mapping[str, int]) -> int:
+    """Bytes of x that the taps inside the image reach, from the row's x."""
+    reach = {}
+    for size, out, stride, pad, kernel, dilation in (
+        ("height", "out_height", "stride_h", "pad_h", "kernel_h", "dilation_h"),
+        ("width", "out_width", "stride_w", "pad_w", "kernel_w", "dilation_w"),
+    ):
+        furthest = (row[out] - 1) * row[stride] - row[pad] + (row[kernel] - 1) * row[dilation]
+        reach[size] = min(row[size] - 1, furthest)
+    if min(reach.values()) < 0 or not (row["batch"] and row["groups"] and row["channels"]):
+        return 0
+    return (
+        (row["batch"] - 1) * row["x_image"]
+        + reach["height"] * row["x_row"]
+        + reach["width"] * row["x_pixel"]
+        + (row["groups"] - 1) * row["x_group"]
+        + row["channels"]
+    )
+
+
+def output_nbytes(row: Mapping[str, int], itemsize: int) -> int:
+    """Bytes of y from the row's y to the end of the last output."""
+    m = row["batch"] * row["out_height"] * row["out_width"]
+    if not (m and row["n"] and row["groups"]):
+        return 0
+    return (m - 1) * row["y_pixel"] + (row["groups"] - 1) * row["y_group"] + row["n"] * itemsize
+
+
+def product_extents(tile: TileSpec, itemsize: int, row: Mapping[str, int]) -> list[Extent]:
+    """Extents of a product by `tile` that writes items of `itemsize` bytes."""
+    check_geometry(row)
+    taps = row["kernel_h"] * row["kernel_w"]
+    groups = -(-row["channels"] // 4)
+    padded = padded_columns(row["n"], tile) if row["n"] else 0
+    m = row["batch"] * row["out_height"] * row["out_width"]
+    extents = [
+        Extent("x", input_nbytes(row)),
+        Extent("y", output_nbytes(row, itemsize), writes=True),
+        Extent("panels", row["groups"] * padded * taps * groups * tile.weight_nbytes),
+        Extent("columns", row["groups"] * padded * 16),
+        Extent("pad", row["channels"]),
+        Extent("limits", 16),
+        Extent("rows", row["max_threads"] * taps * tile.mr * 8, writes=True),
+    ]
+    if row["has_sums"]:
+        extents.append(Extent("sums", 4 * m * row["groups"]))
+    return extents

@@ -1,0 +1,76 @@
+"""The table of product kernels: one row per family and tile; selection, tests and benches walk it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TileSpec:
+    """A tile shape of a family: MR rows; NR = nv * lanes columns in full panels.
+
+    `widths` are the panel widths in vectors that the kernel has tiles for, widest first: a last
+    panel that needs fewer vectors uses the narrowest that holds it. `single` says that there is a
+    tile of one row as well (for GEMV and for the last row of a product).
+    """
+
+    family: str
+    mr: int
+    nv: int
+    lanes: int
+    weight_nbytes: int
+    features: tuple[str, ...]
+    widths: tuple[int, ...]
+    single: bool = True
+
+    @property
+    def nr(self) -> int:
+        """Columns of a full panel."""
+        return self.nv * self.lanes
+
+    def kernel_name(self, epilogue: str) -> str:
+        """Id of the micro-kernel, e.g. gemm_u8s8_6x64k4_vnni512_u8."""
+        return f"gemm_u8s8_{self.mr}x{self.nr}k4_{self.family}_{epilogue}"
+
+
+EPILOGUES = ("u8", "f32")
+
+# accumulators + weight vectors + one broadcast fill the registers: 24 + 4 + 1 of 32 (6x4) and
+# 24 + 2 + 1 (12x2) with AVX512; 8 + 2 * 2 + 2 of 16 (4x2) with AVX2
+TILES: tuple[TileSpec, ...] = (
+    TileSpec("vnni512", 6, 4, 16, 4, ("avx512", "avx512vnni"), (4, 2, 1)),
+    TileSpec("vnni512", 12, 2, 16, 4, ("avx512", "avx512vnni"), (2, 1)),
+    TileSpec("madd256", 4, 2, 8, 8, ("avx2",), (2,)),
+    TileSpec("portable", 4, 1, 16, 4, (), (1,), single=False),
+)
+
+
+def select_tile(m: int, n: int, features: frozenset[str]) -> TileSpec:
+    """The tile for an m x n product: of the newest family that the features allow, the cheapest."""
+    usable = [t for t in TILES if features.issuperset(t.features)]
+    candidates = [t for t in usable if t.family == usable[0].family]
+    return min(candidates, key=lambda t: (_cost(m, n, t), -t.nr))
+
+
+def _cost(m: int, n: int, tile: TileSpec) -> float:
+    """Cycles per dot group, about: dot products and loads of every tile, one of each a cycle."""
+    full, rest = divmod(n, tile.nr)
+    widths = [(tile.nv, full)] + ([(last_width(rest, tile), 1)] if rest else [])
+    cycles = 0.0
+    for nv, count in widths:
+        per_tile = max(tile.mr * nv, 1.2 * (tile.mr + nv))
+        last = m % tile.mr
+        one = max(nv, 4) + 1 if tile.single and last == 1 and nv == tile.nv else per_tile
+        cycles += count * (m // tile.mr * per_tile + (one if last else 0))
+    return cycles
+
+
+def padded_columns(n: int, tile: TileSpec) -> int:
+    """Columns computed for n: full panels and the narrowest last panel."""
+    full, rest = divmod(n, tile.nr)
+    return full * tile.nr + (last_width(rest, tile) * tile.lanes if rest else 0)
+
+
+def last_width(rest: int, tile: TileSpec) -> int:
+    """Vectors of the panel that holds the last `rest` columns."""
+    return min(w for w in tile.widths if w * tile.lanes >= rest)

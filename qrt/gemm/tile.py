@@ -1,0 +1,210 @@
+"""One generator of micro-kernels: MR x NR tiles of exact u8 x s8 sums with a fused epilogue.
+
+A tile is an LLVM function built here for a family of dot instructions (`Dot`) and an epilogue. It
+reads MR rows of activations through pointers (one set per tap of a convolution, so no im2col), one
+packed panel of weights, and writes MR x NR outputs. Arguments, all int64 unless said:
+
+    rows      address of int64[taps][MR]: where each row starts for each tap
+    taps, groups    number of taps; dot groups of KR bytes per tap
+    panel     address of the packed weights of these NR columns
+    columns   address of the panel's column parameters (see `pack.py`): bias i32, multiplier f32,
+              -w_zero_point i32, float bias f32: four arrays of NR, in the panel's column order
+    sums      address of int32 row sums (a per output row), or 0 when all w_zero_point are 0
+    out, ldc  address of the first output, bytes from row to row
+    m, n      valid rows and columns (m <= MR, n <= NR)
+    limits    address of int32[4]: y_zero_point, qmin, qmax, unused
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+I1, I8, I16, I32, I64, F32 = (
+    ir.IntType(1),
+    ir.IntType(8),
+    ir.IntType(16),
+    ir.IntType(32),
+    ir.IntType(64),
+    ir.FloatType(),
+)
+ARGUMENTS = (
+    "rows",
+    "taps",
+    "groups",
+    "panel",
+    "columns",
+    "sums",
+    "out",
+    "ldc",
+    "m",
+    "n",
+    "limits",
+)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """How a family multiplies: lanes of int32 per vector, KR bytes per group, its instructions.
+
+    `expand(b, dword)` turns four activation bytes (i32) into operands, `weights(b, pointer)` loads
+    one vector's worth of a group of weights, `step(b, acc, operands, weights)` adds the products.
+    `weight_nbytes` is what one lane's group of four weights takes in a panel.
+    """
+
+    lanes: int
+    weight_nbytes: int
+    features: str
+    expand: Callable[[Any, Any], Any]
+    weights: Callable[[Any, Any], Any]
+    step: Callable[[Any, Any, Any, Any], Any]
+
+
+KR = 4  # bytes of an activation dword; every family's group
+
+
+def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any) -> Any:
+    """LLVM function `name` in `module`: an mr x (nv * lanes) tile of `dot` ending in `epilogue`."""
+    fnty = ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS))
+    fn = ir.Function(module, fnty, name)
+    fn.linkage = "internal"
+    fn.attributes.add("noinline")
+    arg = dict(zip(ARGUMENTS, fn.args, strict=True))
+    for key, value in arg.items():
+        value.name = key
+    vec = ir.VectorType(I32, dot.lanes)
+    group_nbytes = nv * dot.lanes * dot.weight_nbytes
+    nr = nv * dot.lanes
+
+    entry = fn.append_basic_block("entry")
+    tap_head = fn.append_basic_block("tap")
+    k_head = fn.append_basic_block("k")
+    tap_tail = fn.append_basic_block("tap_tail")
+    done = fn.append_basic_block("done")
+
+    b = ir.IRBuilder(entry)
+    bias = [
+        load(b, b.add(arg["columns"], const(4 * dot.lanes * v)), vec) for v in range(nv)
+    ]
+    span = b.mul(arg["groups"], const(KR))
+    no_work = b.icmp_signed("==", b.mul(arg["taps"], arg["groups"]), const(0))
+    b.cbranch(no_work, done, tap_head)
+
+    b = ir.IRBuilder(tap_head)
+    tap = b.phi(I64)
+    panel0 = b.phi(I64)
+    acc0 = [[b.phi(vec) for _ in range(nv)] for _ in range(mr)]
+    tap_rows = b.add(arg["rows"], b.mul(tap, const(8 * mr)))
+    rows = [load(b, b.add(tap_rows, const(8 * r)), I64, 8) for r in range(mr)]
+    b.branch(k_head)
+
+    kb = ir.IRBuilder(k_head)
+    k = kb.phi(I64)
+    panel = kb.phi(I64)
+    acc = [[kb.phi(vec) for _ in range(nv)] for _ in range(mr)]
+    weights = [
+        dot.weights(kb, kb.add(panel, const(v * dot.lanes * dot.weight_nbytes))) for v in range(nv)
+    ]
+    out = []
+    for r in range(mr):
+        operands = dot.expand(kb, load(kb, kb.add(rows[r], k), I32, 1))
+        out.append([dot.step(kb, acc[r][v], operands, weights[v]) for v in range(nv)])
+    k_next = kb.add(k, const(KR))
+    panel_next = kb.add(panel, const(group_nbytes))
+    kb.cbranch(kb.icmp_signed("<", k_next, span), k_head, tap_tail)
+    k.add_incoming(const(0), tap_head)
+    k.add_incoming(k_next, k_head)
+    panel.add_incoming(panel0, tap_head)
+    panel.add_incoming(panel_next, k_head)
+
+    tb = ir.IRBuilder(tap_tail)
+    tap_next = tb.add(tap, const(1))
+    tb.cbranch(tb.icmp_signed("<", tap_next, arg["taps"]), tap_head, done)
+    tap.add_incoming(const(0), entry)
+    tap.add_incoming(tap_next, tap_tail)
+    panel0.add_incoming(arg["panel"], entry)
+    panel0.add_incoming(panel_next, tap_tail)
+
+    db = ir.IRBuilder(done)
+    sums = [[db.phi(vec) for _ in range(nv)] for _ in range(mr)]
+    for r in range(mr):
+        for v in range(nv):
+            acc0[r][v].add_incoming(bias[v], entry)
+            acc0[r][v].add_incoming(out[r][v], tap_tail)
+            acc[r][v].add_incoming(acc0[r][v], tap_head)
+            acc[r][v].add_incoming(out[r][v], k_head)
+            sums[r][v].add_incoming(bias[v], entry)
+            sums[r][v].add_incoming(out[r][v], tap_tail)
+    final = _subtract_weight_zero_points(db, fn, arg, sums, dot.lanes, nr)
+    epilogue(db, fn, arg, final, dot.lanes)
+    db.ret_void()
+    return fn
+
+
+def _subtract_weight_zero_points(
+    b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int, nr: int
+) -> list[list[Any]]:
+    """acc - w_zero_point * row_sum, when the tile has row sums."""
+    vec = ir.VectorType(I32, lanes)
+    before = b.block
+    correct = fn.append_basic_block("zero_points")
+    after = fn.append_basic_block("epilogue")
+    b.cbranch(b.icmp_signed("!=", arg["sums"], const(0)), correct, after)
+    cb = ir.IRBuilder(correct)
+    negated = [
+        load(cb, cb.add(arg["columns"], const(4 * (2 * nr + lanes * v))), vec)
+        for v in range(len(acc[0]))
+    ]
+    changed = []
+    last = cb.sub(arg["m"], const(1))
+    for r, row in enumerate(acc):
+        r_safe = cb.select(cb.icmp_signed("<", const(r), arg["m"]), const(r), last)
+        s = splat(cb, load(cb, cb.add(arg["sums"], cb.mul(r_safe, const(4))), I32), lanes)
+        changed.append([cb.add(a, cb.mul(s, w)) for a, w in zip(row, negated, strict=True)])
+    cb.branch(after)
+    correct = cb.block
+    b.position_at_end(after)
+    result = []
+    for old_row, new_row in zip(acc, changed, strict=True):
+        row = []
+        for old, new in zip(old_row, new_row, strict=True):
+            phi = b.phi(vec)
+            phi.add_incoming(old, before)
+            phi.add_incoming(new, correct)
+            row.append(phi)
+        result.append(row)
+    return result
+
+
+def const(value: int, ty: Any = I64) -> Any:
+    """An integer constant."""
+    return ir.Constant(ty, value)
+
+
+def load(b: Any, address: Any, ty: Any, align: int = 4) -> Any:
+    """Load `ty` from an int64 address."""
+    return b.load(b.inttoptr(address, ty.as_pointer()), align=align)
+
+
+def store(b: Any, value: Any, address: Any, align: int = 1) -> None:
+    """Store `value` at an int64 address."""
+    b.store(value, b.inttoptr(address, value.type.as_pointer()), align=align)
+
+
+def splat(b: Any, scalar: Any, lanes: int) -> Any:
+    """A vector of `lanes` equal elements."""
+    vec = ir.VectorType(scalar.type, lanes)
+    one = b.insert_element(ir.Constant(vec, ir.Undefined), scalar, const(0, I32))
+    mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
+    return b.shuffle_vector(one, ir.Constant(vec, ir.Undefined), mask)
+
+
+def declare(module: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """The declaration of an LLVM intrinsic, once per module."""
+    existing = module.globals.get(name)
+    if existing is not None:
+        return existing
+    return ir.Function(module, ir.FunctionType(result, arguments), name)

@@ -1,0 +1,95 @@
+"""Tiles as functions that kernels call: the generated ones, and the scalar one they must equal."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from qrt.jit.declare import helper, intrinsic
+from qrt.simd.memory import as_f32, as_i8, as_i32, as_i64, as_u8
+from qrt.simd.scalar import add32, mul32, quantize_u8
+
+PORTABLE_MR = 4
+PORTABLE_NR = 16
+
+
+@cache
+def tile(family: str, mr: int, nv: int, epilogue: str) -> Any:
+    """The tile function `(rows, taps, ..., limits) -> 0` of `tile.ARGUMENTS`, all int64."""
+    if family == "portable":
+        return _portable_u8 if epilogue == "u8" else _portable_f32
+
+    # eleven arguments: numba needs the names spelled out
+    def call_tile(  # type: ignore[no-untyped-def]
+        typingctx, rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
+    ):
+        from numba import types
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            from llvmlite import ir
+
+            from qrt.gemm.dots import FAMILIES
+            from qrt.gemm.epilogue import BUILDERS
+            from qrt.gemm.tile import build_tile
+
+            name = f"qrt_tile_{family}_{mr}x{nv}_{epilogue}"
+            fn = builder.module.globals.get(name)
+            if fn is None:
+                fn = build_tile(
+                    builder.module, name, FAMILIES[family], mr, nv, BUILDERS[epilogue]
+                )
+            builder.call(fn, args)
+            return ir.Constant(ir.IntType(64), 0)
+
+        return types.int64(*[types.int64] * 11), codegen
+
+    call_tile.__name__ = f"tile_{family}_{mr}x{nv}_{epilogue}"
+    return intrinsic(call_tile)
+
+
+@helper
+def _portable_acc(rows, taps, groups, panel, columns, sums, r, j):  # type: ignore[no-untyped-def]
+    """Sum of one output: row r, column j."""
+    acc = as_i32(columns)[j]
+    for tap in range(taps):
+        a = as_u8(as_i64(rows)[tap * PORTABLE_MR + r])
+        w = as_i8(panel + (tap * groups * PORTABLE_NR + j) * 4)
+        for g in range(groups):
+            for k in range(4):
+                product = mul32(np.int32(a[g * 4 + k]), np.int32(w[g * PORTABLE_NR * 4 + k]))
+                acc = add32(acc, product)
+    if sums != 0:
+        acc = add32(acc, mul32(as_i32(sums)[r], as_i32(columns)[2 * PORTABLE_NR + j]))
+    return acc
+
+
+@helper
+def _portable_u8(  # type: ignore[no-untyped-def]
+    rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
+):
+    zero_point = as_i32(limits)[0]
+    low = np.float32(as_i32(limits)[1] - zero_point)
+    high = np.float32(as_i32(limits)[2] - zero_point)
+    multiplier = as_f32(columns + 4 * PORTABLE_NR)
+    for r in range(m):
+        y = as_u8(out + r * ldc)
+        for j in range(n):
+            acc = _portable_acc(rows, taps, groups, panel, columns, sums, r, j)
+            y[j] = quantize_u8(np.float32(acc) * multiplier[j], low, high, zero_point)
+    return 0
+
+
+@helper
+def _portable_f32(  # type: ignore[no-untyped-def]
+    rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
+):
+    scale = as_f32(columns + 4 * PORTABLE_NR)
+    bias = as_f32(columns + 12 * PORTABLE_NR)
+    for r in range(m):
+        y = as_f32(out + r * ldc)
+        for j in range(n):
+            acc = _portable_acc(rows, taps, groups, panel, columns, sums, r, j)
+            y[j] = np.float32(acc) * scale[j] + bias[j]
+    return 0

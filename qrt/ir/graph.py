@@ -1,0 +1,165 @@
+"""Graph, Node, Value: the NumPy-based form of a model that every pass rewrites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Dim = int | str | None
+Shape = tuple[Dim, ...]
+
+
+@dataclass(eq=False)
+class Value:
+    """One tensor: produced by a node, a graph input, or a constant (`data`).
+
+    `shape` is the logical ONNX shape (None: rank unknown; a str or None dim is not known yet).
+    `layout` is the physical order of the logical axes in memory, outermost first; None means
+    row-major. Only machine operators look at it.
+    """
+
+    name: str
+    dtype: np.dtype[Any] | None = None
+    shape: Shape | None = None
+    data: np.ndarray[Any, Any] | None = None
+    layout: tuple[int, ...] | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        """True when the elements are known before the first run."""
+        return self.data is not None
+
+    @property
+    def static_shape(self) -> tuple[int, ...]:
+        """The shape as integers; only after shapes are bound."""
+        assert self.shape is not None and all(isinstance(d, int) for d in self.shape), self
+        return tuple(int(d) for d in self.shape)  # type: ignore[arg-type]
+
+    @property
+    def physical_shape(self) -> tuple[int, ...]:
+        """Shape in the order of memory, outermost first."""
+        shape = self.static_shape
+        return shape if self.layout is None else tuple(shape[a] for a in self.layout)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, only after shapes are bound."""
+        assert self.dtype is not None
+        return int(np.prod(self.static_shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def __repr__(self) -> str:
+        kind = "const " if self.is_constant else ""
+        shape = "?" if self.shape is None else list(self.shape)
+        return f"<{kind}{self.name}: {self.dtype}{shape}>"
+
+
+@dataclass(eq=False)
+class Node:
+    """One operator. `inputs` holds None for an omitted optional input.
+
+    `domain` is "" for ONNX, "com.microsoft", or "qrt" for machine operators; `index` is the
+    position in the ONNX file that messages show (fused nodes keep the index of their root).
+    """
+
+    op: str
+    inputs: list[Value | None]
+    outputs: list[Value]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    domain: str = ""
+    name: str = ""
+    index: int = -1
+    version: int = 0
+    # names of the ONNX nodes that this node stands for; `explain` shows them
+    origin: tuple[str, ...] = ()
+    # why it has no integer form, where a quantized model might be expected to have one
+    why: str = ""
+
+    @property
+    def where(self) -> str:
+        """How messages name this node: QLinearConv 'conv1' (#12)."""
+        label = f" '{self.name}'" if self.name else ""
+        number = f" (#{self.index})" if self.index >= 0 else ""
+        return f"{self.op}{label}{number}"
+
+    def input(self, i: int) -> Value | None:
+        """Input `i`, or None when it is omitted or beyond the list."""
+        return self.inputs[i] if i < len(self.inputs) else None
+
+    def required(self, i: int) -> Value:
+        """Input `i`, which the loader has proved to be there."""
+        value = self.inputs[i]
+        assert value is not None, f"{self.where}: input {i} is missing"
+        return value
+
+    def __repr__(self) -> str:
+        ins = ", ".join(v.name if v else "-" for v in self.inputs)
+        return f"{self.where}({ins}) -> {', '.join(v.name for v in self.outputs)}"
+
+
+@dataclass(eq=False)
+class Graph:
+    """Nodes in topological order, with the inputs and outputs a user sees."""
+
+    nodes: list[Node]
+    inputs: list[Value]
+    outputs: list[Value]
+    opsets: dict[str, int] = field(default_factory=dict)
+    name: str = ""
+    # constants that the file lists as inputs too (IR 3), by name
+    overridable: tuple[str, ...] = ()
+
+    def producers(self) -> dict[Value, Node]:
+        """The node that computes each value."""
+        return {out: node for node in self.nodes for out in node.outputs}
+
+    def consumers(self) -> dict[Value, list[Node]]:
+        """The nodes that read each value, once per use, in order."""
+        uses: dict[Value, list[Node]] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                if value is not None:
+                    uses.setdefault(value, []).append(node)
+        return uses
+
+    def values(self) -> Iterator[Value]:
+        """Every value once: inputs, constants and results."""
+        seen: set[int] = set()
+        for value in (
+            *self.inputs,
+            *(v for n in self.nodes for v in (*n.inputs, *n.outputs) if v is not None),
+            *self.outputs,
+        ):
+            if id(value) not in seen:
+                seen.add(id(value))
+                yield value
+
+    def copy(self) -> Graph:
+        """A graph with nodes and values of its own; constant arrays are shared."""
+        twin: dict[int, Value] = {}
+
+        def twin_of(v: Value) -> Value:
+            if id(v) not in twin:
+                twin[id(v)] = Value(v.name, v.dtype, v.shape, v.data, v.layout)
+            return twin[id(v)]
+
+        inputs = [twin_of(v) for v in self.inputs]
+        nodes = [
+            Node(
+                n.op,
+                [None if v is None else twin_of(v) for v in n.inputs],
+                [twin_of(v) for v in n.outputs],
+                dict(n.attrs),
+                n.domain,
+                n.name,
+                n.index,
+                n.version,
+                n.origin,
+                n.why,
+            )
+            for n in self.nodes
+        ]
+        outputs = [twin_of(v) for v in self.outputs]
+        return Graph(nodes, inputs, outputs, dict(self.opsets), self.name, self.overridable)

@@ -1,0 +1,63 @@
+"""Compiled objects on disk: one file per kernel and target, named by its digest.
+
+A file is a checksum and the object; it is written beside and renamed, so a reader sees a whole
+file or none, and two processes may write the same one. A folder that cannot be read or written,
+or a file that was tampered with or cut, only costs a compilation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from qrt import knobs
+
+_MAGIC = b"qrtobj01"
+
+
+def cache_dir() -> Path:
+    """Where compiled kernels live: `QRT_CACHE_DIR`, else the user's cache folder."""
+    named = knobs.CACHE_DIR.get()
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "qrt"
+
+
+def read_object(digest: str) -> bytes | None:
+    """The object called `digest`, or None when it is not there, foreign or damaged."""
+    path = cache_dir() / f"{digest}.o"
+    try:
+        info = os.stat(path)
+        if hasattr(os, "getuid") and info.st_uid not in (os.getuid(), 0):
+            return None  # machine code written by another user is not run
+        if info.st_mode & stat.S_IWOTH:
+            return None
+        data = path.read_bytes()
+    except OSError:
+        return None
+    body = data[len(_MAGIC) + 32 :]
+    if data[: len(_MAGIC)] != _MAGIC or hashlib.sha256(body).digest() != data[len(_MAGIC) : -len(body)]:
+        return None
+    return body
+
+
+def write_object(digest: str, body: bytes) -> None:
+    """Keep `body` under `digest`; says nothing when the folder cannot be written."""
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(_MAGIC + hashlib.sha256(body).digest() + body)
+        os.replace(temporary, folder / f"{digest}.o")
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)

@@ -1,0 +1,49 @@
+"""Compile one declared kernel to a relocatable object, through numba's own optimiser.
+
+Runs in a worker process whose environment names the target (`NUMBA_CPU_NAME`,
+`NUMBA_CPU_FEATURES`), so numba vectorizes for that target and no other.
+"""
+
+from __future__ import annotations
+
+import llvmlite.binding as llvm
+
+from qrt.jit.declare import Kernel
+from qrt.jit.numba_options import HELPER_OPTIONS, KERNEL_SIGNATURE, njit
+from qrt.jit.target import Target
+
+_WRAPPER = """
+target triple = "{triple}"
+declare i32 @"{native}"(i64*, {{i8*, i32, i8*, i8*, i32}}**, i64*, i8*, i8*, i64, i64)
+define i64 @"{name}"(i64* %row, i8* %arena, i8* %constants, i64 %thread, i64 %threads) {{
+  %ret = alloca i64
+  %exc = alloca {{i8*, i32, i8*, i8*, i32}}*
+  store i64 0, i64* %ret
+  %s = call i32 @"{native}"(i64* %ret, {{i8*, i32, i8*, i8*, i32}}** %exc, i64* %row, i8* %arena, i8* %constants, i64 %thread, i64 %threads)
+  %r = load i64, i64* %ret
+  ret i64 %r
+}}
+"""
+
+
+def compile_object(kernel: Kernel, target: Target) -> bytes:
+    """Object file that defines exactly one global function, `kernel.name`."""
+    dispatcher = njit(**HELPER_OPTIONS)(kernel.fn)
+    dispatcher.compile(KERNEL_SIGNATURE)
+    (compiled,) = dispatcher.overloads.values()
+    module = llvm.parse_assembly(compiled.library.get_llvm_str())
+    wrapper = _WRAPPER.format(
+        triple=module.triple, native=compiled.fndesc.llvm_func_name, name=kernel.name
+    )
+    module.link_in(llvm.parse_assembly(wrapper))
+    for fn in module.functions:
+        if not fn.is_declaration and fn.name != kernel.name:
+            fn.linkage = "internal"
+    for variable in module.global_variables:  # numba's environments, which no kernel uses
+        if not variable.is_declaration:
+            variable.linkage = "internal"
+    machine = target.machine()
+    tuning = llvm.create_pipeline_tuning_options(speed_level=2)
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    return bytes(machine.emit_object(module))

@@ -1,0 +1,19 @@
+"""The bytes of the files that decide how kernels are compiled, for the cache key."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+@cache
+def source_bytes() -> bytes:
+    """`compile.py`, `numba_options.py` and the installed numba's version."""
+    room = Path(__file__).parent
+    try:
+        numba = version("numba")
+    except PackageNotFoundError:
+        numba = "none"
+    parts = [(room / name).read_bytes() for name in ("compile.py", "numba_options.py")]
+    return numba.encode() + b"".join(parts)

@@ -1,0 +1,33 @@
+"""Every environment variable that qrt reads, once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Knob:
+    """Name of an environment variable, its default and what it does."""
+
+    name: str
+    default: str
+    meaning: str
+
+    def get(self) -> str:
+        """The variable's value, or the default."""
+        return os.environ.get(self.name, self.default)
+
+
+FEATURES = Knob(
+    "QRT_FEATURES",
+    "",
+    "CPU features to use: a level (portable, avx2, avx512vnni, ...) and/or +name, -name;"
+    " empty means all that this CPU has",
+)
+CACHE_DIR = Knob("QRT_CACHE_DIR", "", "folder of compiled kernels; empty means the user's cache")
+THREADS = Knob("QRT_THREADS", "", "threads of a session that does not say; empty means one")
+PROGRESS = Knob("QRT_PROGRESS", "1", "0 hides the progress line of the first compilation")
+JIT_WORKERS = Knob("QRT_JIT_WORKERS", "", "compiling processes; empty means one per usable core")
+
+KNOBS = (FEATURES, CACHE_DIR, THREADS, PROGRESS, JIT_WORKERS)

@@ -1,0 +1,95 @@
+"""Lower a depthwise qrt.Conv: one row of the depthwise family."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qrt.gemm.depthwise import (
+    DEPTHWISE,
+    KERNELS_BY_SPEC,
+    DepthwiseSpec,
+    pack_depthwise,
+    pack_depthwise_columns,
+    scratch_nbytes,
+)
+from qrt.ir import Node
+from qrt.ops.product import THREAD_MACS, Product, max_scaled, sum_bound, wrap_i32
+from qrt.ops.spec import Array, Lowering
+
+GEOMETRY = (
+    "batch",
+    "height",
+    "width",
+    "out_height",
+    "out_width",
+    "kernel_h",
+    "kernel_w",
+    "stride_h",
+    "stride_w",
+    "pad_h",
+    "pad_w",
+    "dilation_h",
+    "dilation_w",
+)
+
+
+def lower_depthwise(
+    program: Lowering,
+    node: Node,
+    product: Product,
+    geometry: dict[str, int],
+    *,
+    channels: int,
+    group: int,
+) -> bool:
+    """Emit the row and return True, or False when the convolution is not the family's to run."""
+    w = node.required(1).data
+    assert w is not None
+    if group != channels or w.shape[0] != channels or product.y is None or group == 1:
+        return False
+    bound = sum_bound(w, product)
+    if (bound >= 2**31).any():
+        return False  # the product's lowering refuses it by name
+    if not geometry["batch"] * geometry["out_height"] * geometry["out_width"]:
+        return True
+    spec = _select(product, bound, program.features)
+    zero_points = np.broadcast_to(product.w_zero_point, channels).astype(np.int16)
+    taps = w.reshape(channels, geometry["kernel_h"], geometry["kernel_w"])
+    real = taps.astype(np.int16) - zero_points[:, None, None]
+    x_zero_point = int(product.x.zero_point)
+    bias = wrap_i32(product.bias - x_zero_point * real.sum((1, 2), dtype=np.int64))
+    fields = {name: geometry[name] for name in GEOMETRY} | {"channels": channels}
+    per_thread = -(-scratch_nbytes(fields, spec) // 64) * 64
+    macs = geometry["out_height"] * geometry["out_width"] * w.size * geometry["batch"]
+    threads = program.threads() if macs >= THREAD_MACS else 1
+    program.emit(
+        KERNELS_BY_SPEC[spec],
+        **fields,
+        x=program.operand(node.required(0)),
+        y=program.operand(node.outputs[0]),
+        weights=program.packed((id(w), "depthwise", spec), lambda: pack_depthwise(real, spec)),
+        columns=program.constant(
+            pack_depthwise_columns(channels, spec, bias, product.multiplier)
+        ),
+        pad=program.constant(np.full(64, x_zero_point, np.uint8)),
+        limits=program.constant(
+            np.array([int(product.y.zero_point), product.qmin, product.qmax, 0], np.int32)
+        ),
+        scratch=program.scratch(per_thread * threads),
+        scratch_nbytes=per_thread,
+        max_threads=threads,
+    )
+    return True
+
+
+def _select(product: Product, bound: Array, features: frozenset[str]) -> DepthwiseSpec:
+    """The newest family whose features and preconditions hold."""
+    for spec in DEPTHWISE:
+        if not features.issuperset(spec.features):
+            continue
+        if product.w_zero_point.any() and spec.weight_dtype is np.int8:
+            continue  # w - zero_point needs nine bits
+        limit = KERNELS_BY_SPEC[spec].preconditions.get("max_scaled")
+        if limit is None or max_scaled(bound, product) < limit:
+            return spec
+    raise AssertionError("the portable row has no preconditions")

@@ -1,0 +1,102 @@
+"""QuantizeLinear and DequantizeLinear (ONNX opset 10 to 25, com.microsoft): into and out of views.
+
+Equations: Q(view) = view.quantize(y); DQ(codes) = Mapped(codes); DQ(constant) = Fixed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+
+from qrt.errors import QrtError, at_node
+from qrt.ir import Node, QParams
+from qrt.passes.recognise.views import Codes, Fixed, Mapped, Plain, View
+from qrt.passes.recognise.walk import Outcome, Walk
+from qrt.quant.affine import S8, U8, Array, make_qparams, quantize, unsigned
+
+# integer types of constants that DequantizeLinear may read; int4 and kin are widened to 8 bit
+NARROW = ("int4", "uint4", "int2", "uint2")
+
+
+def quantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
+    """QuantizeLinear to 8 bit with a constant scale."""
+    scale, zero_point = walk.array(node.input(1)), walk.array(node.input(2))
+    if scale is None or (node.input(2) is not None and zero_point is None):
+        return "its scale or zero point is computed while the model runs"
+    dtype = U8 if zero_point is None else zero_point.dtype
+    if zero_point is None and node.attrs.get("output_dtype"):
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(node.attrs["output_dtype"]))
+    if dtype not in (U8, S8):
+        return f"{dtype} is not an 8-bit type"
+    if node.attrs.get("block_size"):
+        return "its scale differs from block to block"
+    y = qparams_of(node, scale, zero_point, dtype)
+    return quantize_view(walk, node, views[0], y)
+
+
+def quantize_view(walk: Walk, node: Node, x: View | None, y: QParams) -> Outcome:
+    """The 8-bit tensor that QuantizeLinear makes of `x`; output 0 of `node`."""
+    like = node.outputs[0]
+    assert x is not None
+    constant = x.floats() if isinstance(x, Fixed) else None
+    if isinstance(x, Plain):
+        constant = x.value.data
+    if constant is not None and constant.dtype == np.float32:
+        return Plain(walk.constant(quantize(constant, y), like))
+    if not y.per_tensor:
+        # codes of a per_channel tensor leave the walk as they are: no operator computes with them
+        real = walk.real(x, node.required(0))
+        return Plain(walk.emit("Quantize", [real], {"y": y}, walk.result(like, y.dtype)))
+    codes = walk.quantize(x, unsigned(y), like)
+    return Codes(codes.root, codes.table, y.dtype)
+
+
+def dequantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
+    """DequantizeLinear of an 8-bit tensor, or of any constant of integers."""
+    scale, zero_point = walk.array(node.input(1)), walk.array(node.input(2))
+    if scale is None or (node.input(2) is not None and zero_point is None):
+        return "its scale or zero point is computed while the model runs"
+    if node.attrs.get("block_size"):
+        return "its scale differs from block to block"
+    return dequantize_view(walk, node, views[0], scale, zero_point)
+
+
+def dequantize_view(
+    walk: Walk, node: Node, x: View | None, scale: Array, zero_point: Array | None
+) -> Outcome:
+    """The view of DequantizeLinear of `x`, input 0 of `node`."""
+    assert x is not None
+    constant = x.value.data if isinstance(x, Plain) else None
+    if constant is not None:
+        if constant.dtype.name in NARROW:
+            zero_point = None if zero_point is None else zero_point.astype(np.int8)
+            constant = constant.astype(np.int8)
+        if constant.dtype.kind not in "iu":
+            return f"{constant.dtype} is not an integer type"
+        return Fixed(constant, qparams_of(node, scale, zero_point, constant.dtype))
+    codes = walk.as_codes(x, node.required(0))
+    if codes is None:
+        return "its input is not an 8-bit tensor"
+    qparams = qparams_of(node, scale, zero_point, codes.dtype)
+    if qparams.per_tensor:
+        return Mapped.dequantized(codes, qparams)
+    value = walk.codes(codes, node.required(0))
+    out = walk.result(node.outputs[0], np.dtype(np.float32))
+    return Plain(walk.emit("Dequantize", [value], {"x": unsigned(qparams)}, out))
+
+
+def qparams_of(
+    node: Node, scale: Array, zero_point: Array | None, dtype: np.dtype[Any], axis: int | None = None
+) -> QParams:
+    """Parameters read from `node`; `axis` None: its attribute. Names the node in errors."""
+    shape = node.required(0).shape
+    if axis is None:
+        axis = int(node.attrs.get("axis", 1))
+    if axis < 0 and shape is not None:
+        axis += len(shape)
+    try:
+        return make_qparams(scale, zero_point, dtype, axis)
+    except QrtError as error:
+        at_node(error, node.where)

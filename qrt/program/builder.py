@@ -1,0 +1,220 @@
+"""Lower a machine graph to rows: the `Lowering` that operators see, and `build_program`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+
+from qrt.errors import MemoryLimitError, ProgramError, QrtError, UnsupportedError, at_node
+from qrt.ir import Graph, Node, Value
+from qrt.jit.declare import HEADER, Kernel
+from qrt.ops.spec import Operand, OpSpec
+from qrt.program.barriers import needed_barriers
+from qrt.program.constants import ConstantPool
+from qrt.program.memory import check_plan, plan_memory
+from qrt.program.places import ArenaPlace, Buffer, ConstantPlace, Place
+from qrt.program.program import BARRIER, Binding, NodeLabel, Program
+from qrt.program.touches import touches
+from qrt.program.verify import verify
+
+Array = np.ndarray[Any, Any]
+Ops = Mapping[tuple[str, str], OpSpec]
+
+
+class ProgramBuilder:
+    """Collects rows with symbolic operands; implements `qrt.ops.spec.Lowering`."""
+
+    def __init__(
+        self, features: frozenset[str], threads: int = 1, pool: ConstantPool | None = None
+    ) -> None:
+        self.features = features
+        self.pool = pool if pool is not None else ConstantPool()
+        self._threads = threads
+        self._places: dict[Value, Place] = {}
+        self._buffers: list[Buffer] = []
+        self._rows: list[tuple[Kernel, int, dict[str, Any]]] = []
+        self._node = 0
+
+    def operand(self, value: Value) -> Place:
+        """Where `value` lives; a constant is stored in its layout, a new result gets a buffer."""
+        place = self._places.get(value)
+        if place is None:
+            place = self._constant_value(value) if value.is_constant else self._buffer_for(value)
+            self._places[value] = place
+        return place
+
+    def constant(self, array: Array) -> ConstantPlace:
+        """A place in the constants that holds `array` (C order); equal arrays share one."""
+        return self.pool.add(array)
+
+    def packed(self, key: Hashable, make: Callable[[], Array]) -> ConstantPlace:
+        """Like `constant(make())`, but made once per session for equal keys."""
+        return self.pool.packed(key, make)
+
+    def scratch(self, nbytes: int) -> ArenaPlace:
+        """Arena bytes that live during the rows that name them."""
+        return ArenaPlace(self._new_buffer(nbytes, f"scratch of row {len(self._rows)}"))
+
+    def threads(self) -> int:
+        """The largest number of threads that will walk the rows."""
+        return self._threads
+
+    def alias(self, value: Value, of: Value) -> None:
+        """`value` is the same bytes as `of`: no row needed."""
+        assert value.nbytes == of.nbytes, f"{value} cannot be the bytes of {of}"
+        assert value not in self._places, f"{value} has a place already"
+        self._places[value] = self.operand(of)
+
+    def emit(self, kernel: Kernel, **fields: int | float | np.float32 | Operand) -> None:
+        """Append a row; every field of `kernel` by name, floats are stored as float32 bits."""
+        assert set(fields) == set(kernel.fields), (
+            f"{kernel} takes {kernel.fields}, got {tuple(fields)}"
+        )
+        for value in fields.values():
+            if isinstance(value, ArenaPlace):
+                value.buffer.touch(len(self._rows))
+        self._rows.append((kernel, self._node, fields))
+
+    def enter(self, node: int) -> None:
+        """Rows emitted from here on belong to `node`."""
+        self._node = node
+
+    def bind_inputs(self, values: list[Value]) -> None:
+        """Give the graph's inputs buffers that are live before the first row."""
+        for value in values:
+            place = self._places[value] = self._buffer_for(value)
+            place.buffer.touch(-1)
+
+    def build(self, graph: Graph, labels: tuple[NodeLabel, ...]) -> Program:
+        """Plan memory, place barriers and make the Program. Not yet verified."""
+        for value in graph.outputs:
+            if value not in self._places and not value.is_constant:
+                raise ProgramError(f"output {value.name!r} is not computed by any node")
+            place = self.operand(value)
+            if isinstance(place, ArenaPlace):
+                place.buffer.touch(len(self._rows))
+        arena_nbytes = plan_memory(self._buffers)
+        check_plan(self._buffers, arena_nbytes)
+        kernels = tuple(dict.fromkeys(kernel.name for kernel, _, _ in self._rows))
+        return Program(
+            rows=self._encoded_rows(kernels),
+            kernels=kernels,
+            constants=self.pool,
+            arena_nbytes=arena_nbytes,
+            inputs=tuple(self._binding(v) for v in graph.inputs),
+            outputs=tuple(self._binding(v) for v in graph.outputs),
+            nodes=labels,
+            threads=self._threads,
+        )
+
+    def _constant_value(self, value: Value) -> ConstantPlace:
+        data, layout = value.data, value.layout
+        assert data is not None
+        return self.pool.packed(
+            ("value", id(data), layout),
+            lambda: data if layout is None else np.transpose(data, layout),
+        )
+
+    def _buffer_for(self, value: Value) -> ArenaPlace:
+        if value.dtype is None or value.dtype.hasobject:
+            raise UnsupportedError(f"tensor {value.name!r} of {value.dtype} has no native form")
+        return ArenaPlace(self._new_buffer(value.nbytes, value.name))
+
+    def _new_buffer(self, nbytes: int, label: str) -> Buffer:
+        self._buffers.append(Buffer(nbytes, label))
+        return self._buffers[-1]
+
+    def _binding(self, value: Value) -> Binding:
+        assert value.dtype is not None
+        offset = self.operand(value).encoded
+        return Binding(value.name, value.dtype, value.static_shape, offset, value.layout)
+
+    def _encoded_rows(self, kernels: tuple[str, ...]) -> Array:
+        width = len(HEADER) + max((len(k.fields) for k, _, _ in self._rows), default=0)
+        rows = np.zeros((len(self._rows), width), np.int64)
+        index = {name: i for i, name in enumerate(kernels)}
+        for row, (kernel, node, fields) in zip(rows, self._rows, strict=True):
+            slots = [_encoded(fields[name]) for name in kernel.fields]
+            row[: len(HEADER) + len(slots)] = [index[kernel.name], node, 0, *slots]
+        touched = [
+            touches(kernel, row) for (kernel, _, _), row in zip(self._rows, rows.tolist(), strict=True)
+        ]
+        rows[:, BARRIER] = needed_barriers(touched)
+        return rows
+
+
+def build_program(
+    graph: Graph,
+    features: frozenset[str],
+    threads: int = 1,
+    pool: ConstantPool | None = None,
+    *,
+    ops: Ops | None = None,
+    max_bytes: int | None = None,
+) -> Program:
+    """Lower a machine graph (static shapes, layouts set) and verify the result.
+
+    `ops` defaults to `qrt.ops.OPS`. Raises UnsupportedError for an operator without rows, what the
+    operator's `lower` raises (led by the node), MemoryLimitError when constants and arena need more
+    than `max_bytes`.
+    """
+    if ops is None:
+        from qrt.ops import OPS
+
+        ops = OPS
+    builder = ProgramBuilder(features, threads, pool)
+    builder.pool.hold(graph)
+    builder.bind_inputs(graph.inputs)
+    for i, node in enumerate(graph.nodes):
+        builder.enter(i)
+        try:
+            _lower(ops, node, builder)
+        except QrtError as error:
+            at_node(error, node.where)
+    program = builder.build(graph, tuple(_label(node) for node in graph.nodes))
+    if max_bytes is not None and program.nbytes > max_bytes:
+        raise MemoryLimitError(
+            f"the model needs {program.nbytes} bytes (constants {program.constants.nbytes}, arena"
+            f" {program.arena_nbytes}), max_bytes allows {max_bytes}"
+        )
+    verify(program)
+    return program
+
+
+def _lower(ops: Ops, node: Node, builder: ProgramBuilder) -> None:
+    spec = ops.get((node.domain, node.op))
+    if spec is None or spec.lower is None:
+        domain = f"{node.domain}." if node.domain else ""
+        raise UnsupportedError(f"operator {domain}{node.op} has no native kernel")
+    spec.lower(node, builder)
+
+
+def _label(node: Node) -> NodeLabel:
+    out = node.outputs[0] if node.outputs else None
+    layout = "" if out is None or out.layout is None else _layout_name(out.layout)
+    return NodeLabel(
+        where=node.where,
+        op=f"{node.domain}.{node.op}" if node.domain else node.op,
+        name=node.name,
+        index=node.index,
+        origin=node.origin,
+        dtype="" if out is None else str(out.dtype),
+        layout=layout,
+        note=str(node.attrs.get("note", "")),
+    )
+
+
+def _layout_name(layout: tuple[int, ...]) -> str:
+    if layout == (0, *range(2, len(layout)), 1):
+        return {3: "NWC", 4: "NHWC", 5: "NDHWC"}.get(len(layout), "channels_last")
+    return ",".join(map(str, layout))
+
+
+def _encoded(value: int | float | np.float32 | Place) -> int:
+    if isinstance(value, (ArenaPlace, ConstantPlace)):
+        return value.encoded
+    if isinstance(value, (float, np.floating)):
+        return int(np.float32(value).view(np.int32))
+    return int(value)

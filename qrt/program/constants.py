@@ -1,0 +1,87 @@
+"""The constants of a session: one growing pool that the programs of all its input shapes share.
+
+Offsets never change once given. The bytes live in one aligned buffer, made when somebody asks for
+it; constants that a later program adds give a new, bigger buffer, and runs that began on the old
+one keep it alive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+
+from qrt.program.places import ALIGNMENT, SLACK, ConstantPlace, aligned
+
+Array = np.ndarray[Any, Any]
+
+
+class ConstantPool:
+    """Deduplicated constants at 64-byte alignment, with a memo for packed weights."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0  # without slack
+        self._buffer = aligned_bytes(SLACK)
+        self._filled = 0
+        self._pending: list[tuple[int, Array]] = []
+        self._by_digest: dict[bytes, ConstantPlace] = {}
+        self._by_key: dict[Hashable, ConstantPlace] = {}
+        self._held: list[Any] = []
+
+    @classmethod
+    def over(cls, buffer: Array) -> ConstantPool:
+        """A pool whose bytes are there already (a file's): uint8, the last SLACK bytes are slack."""
+        pool = cls()
+        pool._buffer = buffer
+        pool.nbytes = pool._filled = buffer.size - SLACK
+        return pool
+
+    def add(self, array: Array) -> ConstantPlace:
+        """The place of `array`'s bytes in C order; arrays of equal bytes share one."""
+        array = np.ascontiguousarray(array)
+        raw = array.reshape(-1).view(np.uint8)
+        digest = hashlib.blake2b(raw.data, digest_size=16).digest() + raw.size.to_bytes(8, "little")
+        place = self._by_digest.get(digest)
+        if place is None:
+            place = self._by_digest[digest] = ConstantPlace(aligned(self.nbytes))
+            self._pending.append((place.offset, raw))
+            self.nbytes = place.offset + raw.size
+        return place
+
+    def packed(self, key: Hashable, make: Callable[[], Array]) -> ConstantPlace:
+        """The place of `make()`, which runs only when `key` is new to this pool."""
+        place = self._by_key.get(key)
+        if place is None:
+            place = self._by_key[key] = self.add(make())
+        return place
+
+    def hold(self, owner: object) -> None:
+        """Keep `owner` alive: keys hold ids of its arrays, which must not be used again."""
+        self._held.append(owner)
+
+    def forget(self) -> None:
+        """Drop the memo and what it keeps alive; the constants stay."""
+        self._by_key.clear()
+        self._held.clear()
+
+    @property
+    def buffer(self) -> Array:
+        """uint8 (nbytes + SLACK,), aligned: every constant added so far."""
+        if self._pending:
+            buffer = aligned_bytes(self.nbytes + SLACK)
+            buffer[: self._filled] = self._buffer[: self._filled]
+            buffer[self._filled :] = 0
+            for offset, raw in self._pending:
+                buffer[offset : offset + raw.size] = raw
+            self._pending.clear()
+            self._buffer, self._filled = buffer, self.nbytes
+        return self._buffer
+
+
+def aligned_bytes(nbytes: int) -> Array:
+    """Uninitialised uint8 (nbytes,) whose address is a multiple of ALIGNMENT."""
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes]

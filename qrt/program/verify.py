@@ -1,0 +1,86 @@
+"""Prove that a program stays inside its arena and constants, whoever made it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qrt.errors import ProgramError
+from qrt.jit.declare import HEADER, KERNELS, Kernel
+from qrt.program.barriers import missing_barriers
+from qrt.program.program import BARRIER, KERNEL, NODE, Binding, Program
+from qrt.program.touches import Touch, touches
+
+
+def verify(program: Program) -> None:
+    """Raises ProgramError, naming the row, unless every row and binding keeps the rules.
+
+    Every kernel is known; each operand's extent lies inside arena or constants (kernels read up to
+    64 bytes of slack behind it); constants are only read; barriers stand between rows that depend
+    on each other; bindings lie inside. Needs `import qrt.ops` for the kernels to be declared.
+    """
+    if program.arena_nbytes < 0 or program.threads < 1:
+        raise ProgramError(
+            f"arena of {program.arena_nbytes} bytes and {program.threads} threads: must be >= 0, >= 1"
+        )
+    kernels = [_known(name) for name in program.kernels]
+    rows: list[list[int]] = program.rows.tolist()
+    touched = []
+    for i, row in enumerate(rows):
+        try:
+            touched.append(_check_row(program, kernels, row))
+        except ProgramError as error:
+            raise ProgramError(f"row {i}: {error}") from error.__cause__
+    for i in missing_barriers(touched, [row[BARRIER] != 0 for row in rows]):
+        raise ProgramError(f"row {i}: depends on a row before it, but has no barrier")
+    _check_bindings(program, program.inputs, may_be_constant=False)
+    _check_bindings(program, program.outputs, may_be_constant=True)
+
+
+def _known(name: str) -> Kernel:
+    kernel = KERNELS.get(name)
+    if kernel is None:
+        raise ProgramError(f"kernel {name!r} is unknown to this version of qrt")
+    return kernel
+
+
+def _check_row(program: Program, kernels: Sequence[Kernel], row: list[int]) -> list[Touch]:
+    if not 0 <= row[KERNEL] < len(kernels):
+        raise ProgramError(f"kernel index {row[KERNEL]}, expected 0 to {len(kernels) - 1}")
+    if not 0 <= row[NODE] < len(program.nodes):
+        raise ProgramError(f"node index {row[NODE]}, expected 0 to {len(program.nodes) - 1}")
+    if row[BARRIER] not in (0, 1):
+        raise ProgramError(f"barrier flag {row[BARRIER]}, expected 0 or 1")
+    kernel = kernels[row[KERNEL]]
+    used = len(HEADER) + len(kernel.fields)
+    if used > len(row) or any(row[used:]):
+        raise ProgramError(f"kernel {kernel.name} has {used} slots, the row has others")
+    found = touches(kernel, row)
+    for touch in found:
+        _check_touch(program, kernel, touch)
+    return found
+
+
+def _check_touch(program: Program, kernel: Kernel, touch: Touch) -> None:
+    if touch.constant and touch.writes:
+        raise ProgramError(f"kernel {kernel.name} writes {touch.field}, which is a constant")
+    limit = program.constants.nbytes if touch.constant else program.arena_nbytes
+    if touch.start < 0 or touch.stop > limit:
+        room = "constants" if touch.constant else "arena"
+        raise ProgramError(
+            f"kernel {kernel.name} touches bytes {touch.start} to {touch.stop} of the {room} through"
+            f" {touch.field}; they have {limit}"
+        )
+
+
+def _check_bindings(program: Program, bindings: Sequence[Binding], may_be_constant: bool) -> None:
+    for b in bindings:
+        if b.offset < 0 and not may_be_constant:
+            raise ProgramError(f"{b.name!r} is an input and lies in the constants")
+        start = b.offset if b.offset >= 0 else ~b.offset
+        limit = program.arena_nbytes if b.offset >= 0 else program.constants.nbytes
+        if any(dim < 0 for dim in b.shape) or start + b.nbytes > limit:
+            raise ProgramError(
+                f"{b.name!r} of shape {b.shape} at byte {start} does not fit into {limit} bytes"
+            )
+        if b.layout is not None and sorted(b.layout) != list(range(len(b.shape))):
+            raise ProgramError(f"{b.name!r}: {b.layout} is no order of {len(b.shape)} axes")

@@ -1,0 +1,1 @@
+"""Machine words and instructions for kernels, one per intrinsic, and what this CPU has."""

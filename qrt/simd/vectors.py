@@ -1,0 +1,186 @@
+"""Vectors inside kernels: load, store, arithmetic, the same on every CPU.
+
+LLVM gives each operation its instruction on the target at hand and splits what is wider than a
+register (u8x64 is one zmm, two ymm or four NEON registers), so kernels written with these are
+portable rows. Names say lane type and count: `load_u8x64`, `add_f32x16`. Addresses are int64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qrt.jit.declare import helper, intrinsic
+from qrt.simd.memory import as_u8
+from qrt.simd.scalar import _ROUND as ROUND
+from qrt.simd.scalar import _ROUND_BITS as ROUND_BITS
+
+
+def _named(fn: Any, name: str, doc: str) -> Any:
+    fn.__name__ = name
+    fn.__doc__ = doc
+    return intrinsic(fn)
+
+
+def _load(lane: str, count: int) -> Any:
+    def load(typingctx: Any, address: Any) -> Any:
+        from numba import types
+
+        from qrt.simd.vector_types import Vector
+
+        vector = Vector(lane, count)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], vector.llvm.as_pointer())
+            return builder.load(pointer, align=1)
+
+        return vector(types.int64), codegen
+
+    return _named(load, f"load_{lane}x{count}", f"{count} {lane} from `address`, unaligned.")
+
+
+def _store(lane: str, count: int) -> Any:
+    def store(typingctx: Any, address: Any, value: Any) -> Any:
+        from numba import types
+
+        from qrt.simd.vector_types import Vector
+
+        vector = Vector(lane, count)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], vector.llvm.as_pointer())
+            builder.store(args[1], pointer, align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, vector), codegen
+
+    return _named(store, f"store_{lane}x{count}", f"{count} {lane} to `address`, unaligned.")
+
+
+def _splat(lane: str, count: int, scalar: str) -> Any:
+    def splat(typingctx: Any, value: Any) -> Any:
+        from llvmlite import ir
+        from numba import types
+
+        from qrt.simd.vector_types import Vector
+
+        vector = Vector(lane, count)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            index = ir.IntType(32)
+            undefined = ir.Constant(vector.llvm, ir.Undefined)
+            one = builder.insert_element(undefined, args[0], ir.Constant(index, 0))
+            zeros = ir.Constant(ir.VectorType(index, count), [0] * count)
+            return builder.shuffle_vector(one, undefined, zeros)
+
+        return vector(getattr(types, scalar)), codegen
+
+    return _named(splat, f"splat_{lane}x{count}", f"`value` in all {count} lanes.")
+
+
+def _binary(lane: str, count: int, name: str, build: str) -> Any:
+    def binary(typingctx: Any, a: Any, b: Any) -> Any:
+        from qrt.simd.vector_types import Vector
+
+        vector = Vector(lane, count)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, build)(args[0], args[1])
+
+        return vector(vector, vector), codegen
+
+    return _named(binary, f"{name}_{lane}x{count}", f"{name} of each lane.")
+
+
+def _select(lane: str, count: int, name: str, compare: str, relation: str) -> Any:
+    def select(typingctx: Any, a: Any, b: Any) -> Any:
+        from qrt.simd.vector_types import Vector
+
+        vector = Vector(lane, count)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            chosen = getattr(builder, compare)(relation, args[0], args[1])
+            return builder.select(chosen, args[0], args[1])
+
+        return vector(vector, vector), codegen
+
+    doc = f"a if a {relation} b else b in each lane; a NaN in a gives b."
+    return _named(select, f"{name}_{lane}x{count}", doc)
+
+
+def _convert(name: str, source: str, result: str, count: int, build: str) -> Any:
+    def convert(typingctx: Any, value: Any) -> Any:
+        from qrt.simd.vector_types import Vector
+
+        vector, origin = Vector(result, count), Vector(source, count)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, build)(args[0], vector.llvm)
+
+        return vector(origin), codegen
+
+    return _named(convert, name, f"{build} of {count} {source} to {result}.")
+
+
+load_u8x64, load_u8x16 = _load("u8", 64), _load("u8", 16)
+load_i32x16, load_f32x16 = _load("i32", 16), _load("f32", 16)
+store_u8x64, store_u8x16 = _store("u8", 64), _store("u8", 16)
+store_i32x16, store_f32x16 = _store("i32", 16), _store("f32", 16)
+splat_u8x64, splat_u8x16 = _splat("u8", 64, "uint8"), _splat("u8", 16, "uint8")
+splat_i32x16, splat_f32x16 = _splat("i32", 16, "int32"), _splat("f32", 16, "float32")
+
+add_i32x16, sub_i32x16 = _binary("i32", 16, "add", "add"), _binary("i32", 16, "sub", "sub")
+mul_i32x16 = _binary("i32", 16, "mul", "mul")
+add_f32x16, sub_f32x16 = _binary("f32", 16, "add", "fadd"), _binary("f32", 16, "sub", "fsub")
+mul_f32x16, div_f32x16 = _binary("f32", 16, "mul", "fmul"), _binary("f32", 16, "div", "fdiv")
+
+max_u8x64 = _select("u8", 64, "max", "icmp_unsigned", ">")
+max_u8x16 = _select("u8", 16, "max", "icmp_unsigned", ">")
+max_f32x16 = _select("f32", 16, "max", "fcmp_ordered", ">")
+min_f32x16 = _select("f32", 16, "min", "fcmp_ordered", "<")
+
+u8x16_to_i32x16 = _convert("u8x16_to_i32x16", "u8", "i32", 16, "zext")
+i32x16_to_u8x16 = _convert("i32x16_to_u8x16", "i32", "u8", 16, "trunc")
+i32x16_to_f32x16 = _convert("i32x16_to_f32x16", "i32", "f32", 16, "sitofp")
+f32x16_bits = _convert("f32x16_bits", "f32", "i32", 16, "bitcast")
+
+
+@helper
+def copy_bytes(source, target, nbytes):  # type: ignore[no-untyped-def]
+    """Copy `nbytes` between addresses that do not overlap."""
+    if nbytes >= 64:
+        last = nbytes - 64
+        i = 0
+        while i < last:
+            store_u8x64(target + i, load_u8x64(source + i))
+            i += 64
+        store_u8x64(target + last, load_u8x64(source + last))
+    elif nbytes >= 16:
+        last = nbytes - 16
+        i = 0
+        while i < last:
+            store_u8x16(target + i, load_u8x16(source + i))
+            i += 16
+        store_u8x16(target + last, load_u8x16(source + last))
+    else:
+        for i in range(nbytes):
+            as_u8(target)[i] = as_u8(source)[i]
+
+
+@helper
+def clamp_f32x16(t, low, high):  # type: ignore[no-untyped-def]
+    """min(max(t, low), high) in each lane, as `clamp_f32`: NaN gives low."""
+    return min_f32x16(max_f32x16(t, low), high)
+
+
+@helper
+def quantize_u8x16(t, low, high, zero_point):  # type: ignore[no-untyped-def]
+    """`quantize_u8` in each lane; all operands are vectors."""
+    rounded = f32x16_bits(add_f32x16(clamp_f32x16(t, low, high), splat_f32x16(ROUND)))
+    integer = sub_i32x16(rounded, splat_i32x16(ROUND_BITS))
+    return i32x16_to_u8x16(add_i32x16(integer, zero_point))
+
+
+@helper
+def load_u8_as_i32x16(address):  # type: ignore[no-untyped-def]
+    """16 bytes at `address`, widened."""
+    return u8x16_to_i32x16(load_u8x16(address))

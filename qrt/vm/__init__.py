@@ -1,0 +1,7 @@
+"""Run programs: names become addresses for this CPU, one native call walks all rows."""
+
+from qrt.vm.budget import ArenaBudget
+from qrt.vm.cpus import resolve_threads, usable_threads
+from qrt.vm.executor import Executor
+
+__all__ = ["ArenaBudget", "Executor", "resolve_threads", "usable_threads"]

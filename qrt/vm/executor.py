@@ -1,0 +1,131 @@
+"""A program bound to this CPU: kernel addresses in its rows, arenas, one native call per run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qrt.errors import KernelError
+from qrt.jit.build import Progress
+from qrt.program.program import KERNEL, Program
+from qrt.program.touches import touches
+from qrt.vm.budget import ArenaBudget
+from qrt.vm.call import Call
+from qrt.vm.native import addresses_for, machine
+from qrt.vm.threads import worker_pool
+
+Array = np.ndarray[Any, Any]
+
+SMALL_NBYTES = 1 << 16  # a run that touches less is over before a sleeping worker could help
+
+
+class Executor:
+    """Runs one verified program; several threads may call `run` at once.
+
+    Each concurrent call has an arena of its own, kept for later calls; `budget` limits their bytes,
+    and a call that would exceed it waits for another to end.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        features: frozenset[str],
+        *,
+        threads: int = 1,
+        budget: ArenaBudget | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.program = program
+        # (name, dtype, shape) of each input, which `run` takes for granted
+        self.expected = tuple((b.name, b.dtype, b.shape) for b in program.inputs)
+        self.threads = min(threads, program.threads) if _is_worth_threads(program) else 1
+        self._rows = bound_rows(program, addresses_for(program.kernels, features, progress))
+        self._machine = machine(features)
+        self._pool = worker_pool(self._machine, self.threads) if self.threads > 1 else None
+        self._budget = budget or ArenaBudget(None)
+        self._constants = program.constants.buffer
+        self._free: list[Call] = []
+        self._returned = threading.Condition()
+        self._waiting = 0
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Every output for `inputs`, both in the program's order; shapes and dtypes are exact."""
+        call, free = self.take(inputs)
+        try:
+            failure = call.enter()
+            if failure:
+                self.fail(failure)
+            return [view.copy() for view in call.outputs]
+        finally:
+            self.give_back(call, free)
+
+    def take(self, inputs: Sequence[Array]) -> tuple[Call, list[Call]]:
+        """A call of one's own with `inputs` in its arena, and the list it belongs to."""
+        pool = self._pool
+        if pool is not None and pool.stale:
+            pool.revive()
+        free = self._free
+        try:
+            call = free.pop()
+        except IndexError:
+            call = self._new_call(free)
+        for view, array in zip(call.inputs, inputs):  # noqa: B905 (speed; the caller checked)
+            view[...] = array
+        return call, free
+
+    def give_back(self, call: Call, free: list[Call]) -> None:
+        """Keep the call's arena for the next one."""
+        free.append(call)
+        if self._waiting:
+            with self._returned:
+                self._returned.notify()
+
+    def rebase(self) -> None:
+        """Use the constants' present buffer; calls that run now end on the old one."""
+        buffer = self.program.constants.buffer
+        if buffer is not self._constants:
+            self._constants = buffer
+            self._free = []
+
+    def fail(self, failure: int) -> None:
+        """Raise KernelError for what the interpreter returned."""
+        row, status = (failure >> 32) - 1, failure & 0xFFFFFFFF
+        name = self.program.kernel(row).name
+        raise KernelError(
+            f"{self.program.where(row)}: kernel {name} (row {row}) returned status {status}"
+        )
+
+    def _new_call(self, free: list[Call]) -> Call:
+        nbytes = self.program.arena_nbytes
+        if not self._budget.take(nbytes):
+            with self._returned:
+                self._waiting += 1
+                try:
+                    while not free and not self._budget.take(nbytes):
+                        self._returned.wait()
+                    if free:
+                        return free.pop()
+                finally:
+                    self._waiting -= 1
+        return Call(
+            self.program, self._rows, self._constants, self._machine, self._pool, self.threads, self._budget
+        )
+
+
+def bound_rows(program: Program, addresses: Mapping[str, int]) -> Array:
+    """The program's rows with addresses in place of kernel indices; a copy."""
+    rows = np.ascontiguousarray(program.rows).copy()
+    table = np.array([addresses[name] for name in program.kernels], np.int64)
+    if len(rows):
+        rows[:, KERNEL] = table[program.rows[:, KERNEL]]
+    return rows
+
+
+def _is_worth_threads(program: Program) -> bool:
+    total = 0
+    for i, row in enumerate(program.rows.tolist()):
+        total += sum(touch.stop - touch.start for touch in touches(program.kernel(i), row))
+    return total >= SMALL_NBYTES
