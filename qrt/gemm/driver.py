@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from qrt.gemm.extents import check_geometry, input_nbytes, product_extents
+from qrt.gemm.extents import LANES, check_geometry, input_nbytes, product_extents, rows_nbytes
 from qrt.gemm.table import EPILOGUES, TILES, TileSpec
 from qrt.gemm.tiles import tile as tile_function
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
@@ -28,7 +28,7 @@ FIELDS = (
     "sums",  # int32 row sums of the activations, used when has_sums
     "pad",  # a row of x zero points, as long as a tap's channels
     "limits",
-    "rows",  # scratch: taps * MR int64 per thread
+    "rows",  # scratch: `rows_nbytes` per thread
     "has_sums",
     "batch",
     "height",
@@ -63,46 +63,93 @@ FIELDS = (
 
 
 @helper
-def fill_rows(row, x, pad, rows, mr, m0, m):  # type: ignore[no-untyped-def]
-    """Write rows[tap][r] for outputs m0 .. m0 + m; the rest of a tile repeats the last."""
+def fill_rows(row, x, pad, work, lanes, mr, m0, m):  # type: ignore[no-untyped-def]
+    """Write rows[tap][r] for outputs m0 .. m0 + m behind the work area; returns their address.
+
+    `lanes` is mr rounded up to a vector: the inner loop writes past a tap's rows, where the next
+    tap's follow. Rows from m on repeat the last, so that a whole tile can be computed.
+    """
     height, width = row[HEIGHT], row[WIDTH]
     out_width = row[OUT_WIDTH]
-    kernel_h, kernel_w = row[KERNEL_H], row[KERNEL_W]
     x_pixel, x_row = row[X_PIXEL], row[X_ROW]
-    step_h, step_w = row[DILATION_H], row[DILATION_W]
-    image = m0 // (row[OUT_HEIGHT] * out_width)
-    inside = m0 - image * (row[OUT_HEIGHT] * out_width)
-    oy = inside // out_width
-    ox = inside - oy * out_width
-    table = as_i64(rows)
+    pixels = row[OUT_HEIGHT] * out_width
+    image = m0 // pixels
+    oy = (m0 - image * pixels) // out_width
+    ox = m0 - image * pixels - oy * out_width
+    starts = as_i64(work)
+    tops = as_i64(work + LANES * 8)
+    lefts = as_i64(work + LANES * 16)
+    stride_w = row[STRIDE_W]
+    top = oy * row[STRIDE_H] - row[PAD_H]
+    left = ox * stride_w - row[PAD_W]
+    start = x + image * row[X_IMAGE] + top * x_row + left * x_pixel
     for r in range(mr):
-        iy0 = oy * row[STRIDE_H] - row[PAD_H]
-        ix0 = ox * row[STRIDE_W] - row[PAD_W]
-        start = x + image * row[X_IMAGE] + iy0 * x_row + ix0 * x_pixel
-        slot = r
-        for ky in range(kernel_h):
-            iy = iy0 + ky * step_h
-            line = start + ky * step_h * x_row
-            row_inside = 0 <= iy and iy < height
-            for kx in range(kernel_w):
-                ix = ix0 + kx * step_w
-                p = line + kx * step_w * x_pixel
-                table[slot] = p if row_inside and 0 <= ix and ix < width else pad
-                slot += mr
+        starts[r] = start
+        tops[r] = top
+        lefts[r] = left
         if r < m - 1:
             ox += 1
+            left += stride_w
+            start += stride_w * x_pixel
             if ox == out_width:
                 ox = 0
                 oy += 1
                 if oy == row[OUT_HEIGHT]:
                     oy = 0
                     image += 1
-    return 0
+                top = oy * row[STRIDE_H] - row[PAD_H]
+                left = -row[PAD_W]
+                start = x + image * row[X_IMAGE] + top * x_row + left * x_pixel
+    slot = work + LANES * 24
+    for ky in range(row[KERNEL_H]):
+        dy = ky * row[DILATION_H]
+        for kx in range(row[KERNEL_W]):
+            dx = kx * row[DILATION_W]
+            offset = dy * x_row + dx * x_pixel
+            table = as_i64(slot)
+            for r in range(lanes):
+                inside = (
+                    (tops[r] + dy >= 0)
+                    & (tops[r] + dy < height)
+                    & (lefts[r] + dx >= 0)
+                    & (lefts[r] + dx < width)
+                )
+                table[r] = starts[r] + offset if inside else pad
+            slot += mr * 8
+    return work + LANES * 24
+
+
+@helper
+def is_dense(row):  # type: ignore[no-untyped-def]
+    """True when output m reads the m-th pixel of x: a matrix product, or a 1x1 convolution."""
+    return (
+        row[KERNEL_H] * row[KERNEL_W] == 1
+        and row[STRIDE_H] == 1
+        and row[STRIDE_W] == 1
+        and row[PAD_H] == 0
+        and row[PAD_W] == 0
+        and row[OUT_WIDTH] == row[WIDTH]
+        and row[OUT_HEIGHT] == row[HEIGHT]
+        and (row[HEIGHT] == 1 or row[X_ROW] == row[X_PIXEL] * row[WIDTH])
+        and (row[BATCH] == 1 or row[X_IMAGE] == row[X_PIXEL] * row[WIDTH] * row[HEIGHT])
+    )
+
+
+@helper
+def fill_dense_rows(row, x, work, lanes, m0, m):  # type: ignore[no-untyped-def]
+    """`fill_rows` of a dense product: one row per output, one after the other."""
+    table = as_i64(work + LANES * 24)
+    x_pixel = row[X_PIXEL]
+    last = m - 1
+    for r in range(lanes):
+        table[r] = x + (m0 + (r if r < last else last)) * x_pixel
+    return work + LANES * 24
 
 
 def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
     """The product kernel of a table row; its closure holds the tile's constants."""
     mr, nr, lanes = tile.mr, tile.nr, tile.lanes
+    row_lanes = -(-mr // 8) * 8 if mr > 4 else mr
     weight_nbytes = tile.weight_nbytes
     itemsize = 1 if epilogue == "u8" else 4
     widths = {w: tile_function(tile.family, mr, w, epilogue) for w in tile.widths}
@@ -121,7 +168,8 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
         n = row[N]
         taps = row[KERNEL_H] * row[KERNEL_W]
         k_groups = (row[CHANNELS] + 3) // 4
-        rows = operand(row, ROWS, arena, constants) + thread * taps * mr * 8
+        work = operand(row, ROWS, arena, constants) + thread * (3 * LANES + taps * mr + LANES) * 8
+        dense = is_dense(row)
         pad = operand(row, PAD, arena, constants)
         limits = operand(row, LIMITS, arena, constants)
         y_pixel = row[Y_PIXEL]
@@ -158,7 +206,12 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
                     m0 = t * mr
                     m = min(mr, m_total - m0)
                     one = has_single and m == 1
-                    fill_rows(row, x, pad, rows, 1 if one else mr, m0, m)
+                    if one:
+                        rows = fill_rows(row, x, pad, work, 1, 1, m0, m)
+                    elif dense:
+                        rows = fill_dense_rows(row, x, work, row_lanes, m0, m)
+                    else:
+                        rows = fill_rows(row, x, pad, work, row_lanes, mr, m0, m)
                     sums = sums0 + m0 * 4 if row[HAS_SUMS] != 0 else 0
                     for j in range(jc, min(jc + row[BLOCK], p1)):
                         panel = panel0 + j * panel_nbytes
@@ -167,12 +220,12 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
                         out = y + m0 * y_pixel + j * nr * itemsize
                         if valid <= narrow_nr and narrow_nr < half_nr:
                             if one:
-                                fill_rows(row, x, pad, rows, mr, m0, m)
+                                rows = fill_rows(row, x, pad, work, row_lanes, mr, m0, m)
                             narrow(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
                                    valid, limits)  # fmt: skip
                         elif valid <= half_nr and half_nr < nr:
                             if one:
-                                fill_rows(row, x, pad, rows, mr, m0, m)
+                                rows = fill_rows(row, x, pad, work, row_lanes, mr, m0, m)
                             half(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
                                  valid, limits)  # fmt: skip
                         elif one:
@@ -207,7 +260,7 @@ def row_sums_extents(row: Mapping[str, int]) -> list[Extent]:
         Extent("x", input_nbytes(row)),
         Extent("y", 4 * m * row["groups"], writes=True),
         Extent("pad", row["channels"]),
-        Extent("rows", row["max_threads"] * taps * 8, writes=True),
+        Extent("rows", row["max_threads"] * rows_nbytes(taps, 1), writes=True),
     ]
 
 
@@ -218,7 +271,7 @@ def row_sums_kernel(row, arena, constants, thread, threads):  # type: ignore[no-
         return 0
     taps = row[KERNEL_H] * row[KERNEL_W]
     channels = row[CHANNELS]
-    rows = operand(row, ROWS, arena, constants) + thread * taps * 8
+    work = operand(row, ROWS, arena, constants) + thread * (3 * LANES + taps + LANES) * 8
     pad = operand(row, PAD, arena, constants)
     m_total = row[BATCH] * row[OUT_HEIGHT] * row[OUT_WIDTH]
     start, stop = share(m_total, thread, threads, 16)
@@ -226,7 +279,7 @@ def row_sums_kernel(row, arena, constants, thread, threads):  # type: ignore[no-
         x = operand(row, X, arena, constants) + group * row[X_GROUP]
         y = as_i32(operand(row, Y, arena, constants) + group * m_total * 4)
         for m in range(start, stop):
-            fill_rows(row, x, pad, rows, 1, m, 1)
+            rows = fill_rows(row, x, pad, work, 1, 1, m, 1)
             total = 0
             for tap in range(taps):
                 a = as_u8(as_i64(rows)[tap])

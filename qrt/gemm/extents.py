@@ -25,6 +25,7 @@ NOT_NEGATIVE = (
     "y_group",
     "max_threads",
 )
+LANES = 16  # rows of the widest tile, rounded up to whole vectors of int64
 LIMIT = 2**40  # no size or stride of a real program comes near; keeps products inside int64
 
 
@@ -39,6 +40,11 @@ def check_geometry(row: Mapping[str, int]) -> None:
     for name in ("pad_h", "pad_w"):
         if not 0 <= row[name] < LIMIT:
             raise ValueError(f"{name} must not be negative, got {row[name]}")
+
+
+def rows_nbytes(taps: int, mr: int) -> int:
+    """Bytes of row pointers of one thread: a work area of three vectors, the table, its overrun."""
+    return (3 * LANES + taps * mr + LANES) * 8
 
 
 def input_nbytes(row: Mapping[str, int]) -> int:
@@ -83,7 +89,7 @@ def product_extents(tile: TileSpec, itemsize: int, row: Mapping[str, int]) -> li
         Extent("columns", row["groups"] * padded * 16),
         Extent("pad", row["channels"]),
         Extent("limits", 16),
-        Extent("rows", row["max_threads"] * taps * tile.mr * 8, writes=True),
+        Extent("rows", row["max_threads"] * rows_nbytes(taps, tile.mr), writes=True),
     ]
     if row["has_sums"]:
         extents.append(Extent("sums", 4 * m * row["groups"]))

@@ -35,6 +35,10 @@ class TileSpec:
 
 EPILOGUES = ("u8", "f32")
 
+# cycles, measured on one AVX512-VNNI core: a dot instruction's latency, the epilogue of a vector of
+# sums, and what a tile costs before its first product
+LATENCY, EPILOGUE, START = 4, 5, 80
+
 # accumulators + weight vectors + one broadcast fill the registers: 24 + 4 + 1 of 32 (6x4) and
 # 24 + 2 + 1 (12x2) with AVX512; 8 + 2 * 2 + 2 of 16 (4x2) with AVX2
 TILES: tuple[TileSpec, ...] = (
@@ -45,23 +49,28 @@ TILES: tuple[TileSpec, ...] = (
 )
 
 
-def select_tile(m: int, n: int, features: frozenset[str]) -> TileSpec:
-    """The tile for an m x n product: of the newest family that the features allow, the cheapest."""
+def select_tile(m: int, n: int, groups: int, features: frozenset[str]) -> TileSpec:
+    """The tile for an m x n product of `groups` dot groups: the newest family's cheapest."""
     usable = [t for t in TILES if features.issuperset(t.features)]
     candidates = [t for t in usable if t.family == usable[0].family]
-    return min(candidates, key=lambda t: (_cost(m, n, t), -t.nr))
+    return min(candidates, key=lambda t: (_cost(m, n, groups, t), -t.nr))
 
 
-def _cost(m: int, n: int, tile: TileSpec) -> float:
-    """Cycles per dot group, about: dot products and loads of every tile, one of each a cycle."""
+def _cost(m: int, n: int, groups: int, tile: TileSpec) -> float:
+    """Cycles of a product, about: dot products or loads, an epilogue, and a start per tile."""
     full, rest = divmod(n, tile.nr)
     widths = [(tile.nv, full)] + ([(last_width(rest, tile), 1)] if rest else [])
     cycles = 0.0
     for nv, count in widths:
-        per_tile = max(tile.mr * nv, 1.2 * (tile.mr + nv))
+
+        def per_tile(mr: int, nv: int = nv) -> float:
+            step = max(mr * nv, 1.2 * (mr + nv), LATENCY)
+            return groups * step + EPILOGUE * mr * nv + START
+
         last = m % tile.mr
-        one = max(nv, 4) + 1 if tile.single and last == 1 and nv == tile.nv else per_tile
-        cycles += count * (m // tile.mr * per_tile + (one if last else 0))
+        single = tile.single and last == 1 and nv == tile.nv
+        tail = per_tile(1 if single else tile.mr) if last else 0.0
+        cycles += count * (m // tile.mr * per_tile(tile.mr) + tail)
     return cycles
 
 

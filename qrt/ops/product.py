@@ -9,7 +9,8 @@ import numpy as np
 
 from qrt.errors import UnsupportedError
 from qrt.gemm.driver import PRODUCTS, row_sums_kernel
-from qrt.gemm.pack import pack_columns, pack_weights, panel_nbytes
+from qrt.gemm.extents import rows_nbytes
+from qrt.gemm.pack import KR, pack_columns, pack_weights, panel_nbytes
 from qrt.gemm.table import TileSpec, select_tile
 from qrt.ir import Node, QParams
 from qrt.ops.spec import Array, Lowering, Operand
@@ -109,7 +110,7 @@ def lower_product(
     m = geometry["batch"] * geometry["out_height"] * geometry["out_width"]
     if not (m and n and groups):
         return
-    tile = _tile(m, n, product, bound, program.features)
+    tile = _tile(m, n, taps * -(-channels // KR), product, bound, program.features)
     epilogue = product.epilogue
     corrected = product.bias - int(product.x.zero_point) * _weight_sums(w, product)
 
@@ -161,7 +162,7 @@ def lower_product(
             sums=0,
             pad=pad,
             limits=0,
-            rows=program.scratch(threads * taps * 8),
+            rows=program.scratch(threads * rows_nbytes(taps, 1)),
         )
     program.emit(
         PRODUCTS[tile, epilogue],
@@ -173,19 +174,19 @@ def lower_product(
         sums=sums,
         pad=pad,
         limits=program.constant(np.array(limits, np.int32)),
-        rows=program.scratch(threads * taps * tile.mr * 8),
+        rows=program.scratch(threads * rows_nbytes(taps, tile.mr)),
     )
 
 
 def _tile(
-    m: int, n: int, product: Product, bound: Array, features: frozenset[str]
+    m: int, n: int, k: int, product: Product, bound: Array, features: frozenset[str]
 ) -> TileSpec:
     """The table's choice, or the portable tile when a precondition does not hold."""
-    tile = select_tile(m, n, features)
+    tile = select_tile(m, n, k, features)
     limit = PRODUCTS[tile, product.epilogue].preconditions.get("max_scaled")
     if limit is not None and product.y is not None:
         if max_scaled(bound, product) >= limit:
-            return select_tile(m, n, frozenset())
+            return select_tile(m, n, k, frozenset())
     return tile
 
 
