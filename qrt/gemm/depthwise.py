@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qrt.gemm.order import column_order
-from qrt.jit.declare import Extent, Kernel, intrinsic, kernel, slots
+from qrt.jit.declare import Extent, Kernel, helper, intrinsic, kernel, slots
 from qrt.simd.memory import as_f32, as_i16, as_i32, as_u8, operand
 from qrt.simd.scalar import add32, mul32, quantize_u8
 
@@ -164,46 +164,113 @@ def _extents(spec: DepthwiseSpec, row: Mapping[str, int]) -> list[Extent]:
     ]
 
 
-def _call(kind: str, family: str, lanes: int, pixels: int, count: int) -> Any:
-    """Intrinsic of `count` int64 arguments that calls a generated function."""
+def _codegen(kind: str, family: str, lanes: int, pixels: int, shape: tuple[int, int]) -> Any:
+    """Numba codegen that calls a generated function of depthwise_tile.py."""
 
-    def build(builder: Any, args: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         from llvmlite import ir
 
         from qrt.gemm import depthwise_tile
         from qrt.gemm.epilogue import BUILDERS
 
-        name = f"qrt_depthwise_{kind}_{family}_{lanes}"
+        name = f"qrt_depthwise_{kind}_{family}_{lanes}_{shape[0]}x{shape[1]}"
         fn = builder.module.globals.get(name)
         dot = depthwise_tile.DOTS[family, lanes]
         if fn is None and kind == "interleave":
             fn = depthwise_tile.build_interleave(builder.module, name, dot)
         elif fn is None:
-            fn = depthwise_tile.build_tile(builder.module, name, dot, pixels, BUILDERS["u8"])
+            fn = depthwise_tile.build_tile(
+                builder.module, name, dot, pixels, shape, BUILDERS["u8"]
+            )
         builder.call(fn, args)
         return ir.Constant(ir.IntType(64), 0)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return build(builder, args)
+    return codegen
 
-    def signature() -> Any:
-        from numba import types
 
-        return types.int64(*[types.int64] * count)
+def _signature(count: int) -> Any:
+    from numba import types
 
-    if count == 12:
-        def call12(typingctx, a, b, c, d, e, f, g, h, i, j, k, l):  # type: ignore[no-untyped-def]
-            return signature(), codegen
-        return intrinsic(call12)
-    if count == 11:
-        def call11(typingctx, a, b, c, d, e, f, g, h, i, j, k):  # type: ignore[no-untyped-def]
-            return signature(), codegen
-        return intrinsic(call11)
+    return types.int64(*[types.int64] * count)
 
-    def call7(typingctx, a, b, c, d, e, f, g):  # type: ignore[no-untyped-def]
-        return signature(), codegen
 
-    return intrinsic(call7)
+def _interleave(family: str, rows: int, lanes: int) -> Any:
+    """Intrinsic (pointer per row, step per row, scratch, scratch_step, count) -> 0."""
+    codegen = _codegen("interleave", family, lanes, 0, (0, 0))
+    if rows == 4:
+
+        def quads(typingctx, p0, p1, p2, p3, s0, s1, s2, s3, to, step, count):  # type: ignore[no-untyped-def]
+            return _signature(11), codegen
+
+        return intrinsic(quads)
+
+    def pairs(typingctx, p0, p1, s0, s1, to, step, count):  # type: ignore[no-untyped-def]
+        return _signature(7), codegen
+
+    return intrinsic(pairs)
+
+
+def _tile(family: str, lanes: int, pixels: int, shape: tuple[int, int]) -> Any:
+    """Intrinsic over `depthwise_tile.ARGUMENTS` -> 0."""
+    codegen = _codegen("tile", family, lanes, pixels, shape)
+
+    def tile(  # type: ignore[no-untyped-def]
+        typingctx, scratch, pixel_step, tap_step, kernel_w, row_groups, weights, columns, out, ldc,
+        m, n, limits
+    ):  # fmt: skip
+        return _signature(12), codegen
+
+    return intrinsic(tile)
+
+
+def _row_tile(family: str, lanes: int, pixels: int, shape: tuple[int, int]) -> Any:
+    """Helper that runs the tile over one output row."""
+    tile = _tile(family, lanes, pixels, shape)
+
+    def run(  # type: ignore[no-untyped-def]
+        scratch, pixel_step, tap_step, kernel_w, groups, weights, columns, out, channels, width,
+        valid, limits
+    ):  # fmt: skip
+        for ox in range(0, width, pixels):
+            tile(scratch + ox * pixel_step, pixel_step, tap_step, kernel_w, groups, weights,
+                 columns, out + ox * channels, channels, min(pixels, width - ox), valid, limits)  # fmt: skip
+        return 0
+
+    return helper(run)
+
+
+# (kernel_w, stride_w) with tiles of their own, at dilation 1; any other runs the tile (0, 0)
+SHAPES = ((3, 1), (3, 2), (5, 1), (5, 2))
+
+
+def _any_row_tile(family: str, lanes: int, pixels: int) -> Any:
+    """Helper that runs the right tile over one output row."""
+    tile31, tile32, tile51, tile52 = (_row_tile(family, lanes, pixels, s) for s in SHAPES)
+    general = _row_tile(family, lanes, pixels, (0, 0))
+
+    def run(  # type: ignore[no-untyped-def]
+        row, scratch, pixel_step, tap_step, groups, weights, columns, out, channels, valid, limits
+    ):
+        width, kernel_w, stride = row[OUT_WIDTH], row[KERNEL_W], row[STRIDE_W]
+        dense = row[DILATION_W] == 1
+        if dense and kernel_w == 3 and stride == 1:
+            tile31(scratch, pixel_step, tap_step, kernel_w, groups, weights, columns, out,
+                   channels, width, valid, limits)  # fmt: skip
+        elif dense and kernel_w == 3 and stride == 2:
+            tile32(scratch, pixel_step, tap_step, kernel_w, groups, weights, columns, out,
+                   channels, width, valid, limits)  # fmt: skip
+        elif dense and kernel_w == 5 and stride == 1:
+            tile51(scratch, pixel_step, tap_step, kernel_w, groups, weights, columns, out,
+                   channels, width, valid, limits)  # fmt: skip
+        elif dense and kernel_w == 5 and stride == 2:
+            tile52(scratch, pixel_step, tap_step, kernel_w, groups, weights, columns, out,
+                   channels, width, valid, limits)  # fmt: skip
+        else:
+            general(scratch, pixel_step, tap_step, kernel_w, groups, weights, columns, out,
+                    channels, width, valid, limits)  # fmt: skip
+        return 0
+
+    return helper(run)
 
 
 def make_kernel(spec: DepthwiseSpec) -> Kernel:
@@ -212,11 +279,10 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
     quads = rows == 4
     pixels = spec.pixels
     wide_lanes, slim_lanes = spec.lanes[0], spec.lanes[-1]
-    count = 2 * rows + 3
-    wide_interleave = _call("interleave", spec.family, wide_lanes, 0, count)
-    slim_interleave = _call("interleave", spec.family, slim_lanes, 0, count)
-    wide_tile = _call("tile", spec.family, wide_lanes, pixels, 12)
-    slim_tile = _call("tile", spec.family, slim_lanes, pixels, 12)
+    wide_interleave = _interleave(spec.family, rows, wide_lanes)
+    slim_interleave = _interleave(spec.family, rows, slim_lanes)
+    wide_tiles = _any_row_tile(spec.family, wide_lanes, pixels)
+    slim_tiles = _any_row_tile(spec.family, slim_lanes, pixels)
     itemsize = np.dtype(spec.weight_dtype).itemsize
     wide, slim = 4 * wide_lanes, 4 * slim_lanes
 
@@ -300,16 +366,12 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
             pixel_step = stride_w * column_nbytes
             tap_step = dilation_w * column_nbytes
             out = y + line * out_width * channels + c0
-            for ox in range(0, out_width, pixels):
-                at = scratch + ox * pixel_step
-                to = out + ox * channels
-                m = min(pixels, out_width - ox)
-                if is_slim:
-                    slim_tile(at, pixel_step, tap_step, kernel_w, groups, weights, columns, to,
-                              channels, m, valid, limits)  # fmt: skip
-                else:
-                    wide_tile(at, pixel_step, tap_step, kernel_w, groups, weights, columns, to,
-                              channels, m, valid, limits)  # fmt: skip
+            if is_slim:
+                slim_tiles(row, scratch, pixel_step, tap_step, groups, weights, columns, out,
+                           channels, valid, limits)  # fmt: skip
+            else:
+                wide_tiles(row, scratch, pixel_step, tap_step, groups, weights, columns, out,
+                           channels, valid, limits)  # fmt: skip
         return 0
 
     def extents(row: Mapping[str, int]) -> list[Extent]:

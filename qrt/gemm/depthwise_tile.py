@@ -78,21 +78,30 @@ def build_interleave(module: Any, name: str, dot: DepthwiseDot) -> Any:
     return fn
 
 
-def build_tile(module: Any, name: str, dot: DepthwiseDot, pixels: int, epilogue: Any) -> Any:
-    """Function over ARGUMENTS: `pixels` outputs of one channel block."""
+def build_tile(
+    module: Any, name: str, dot: DepthwiseDot, pixels: int, shape: tuple[int, int], epilogue: Any
+) -> Any:
+    """Function over ARGUMENTS: `pixels` outputs of one channel block.
+
+    `shape` is (kernel_w, stride_w) of the tile, at dilation 1: its columns are unrolled, so that a
+    column is loaded once for all the pixels that meet it; (0, 0) walks any kernel at run time.
+    """
     fnty = ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS))
     fn = ir.Function(module, fnty, name)
     fn.linkage = "internal"
     fn.attributes.add("noinline")
     arg = dict(zip(ARGUMENTS, fn.args, strict=True))
     vec = ir.VectorType(I32, dot.lanes)
-    items = ir.VectorType(dot.item, 4 * dot.lanes // (dot.item.width // 8))
     nbytes = 4 * dot.lanes
     entry, taps, rows, tail, end = (
         fn.append_basic_block(n) for n in ("entry", "taps", "rows", "tail", "end")
     )
     b = ir.IRBuilder(entry)
     bias = [load(b, b.add(arg["columns"], const(nbytes * v)), vec) for v in range(4)]
+    # kernel columns that are unrolled need no loop
+    kernel_w = const(1) if shape[0] else arg["kernel_w"]
+    # weights lie [kernel column][row group][vector]
+    column_nbytes = b.mul(arg["row_groups"], const(4 * nbytes))
     b.branch(taps)
 
     b = ir.IRBuilder(taps)
@@ -103,16 +112,8 @@ def build_tile(module: Any, name: str, dot: DepthwiseDot, pixels: int, epilogue:
     rb = ir.IRBuilder(rows)
     g, weights, group = rb.phi(I64), rb.phi(I64), rb.phi(I64)
     acc = [[rb.phi(vec) for _ in range(4)] for _ in range(pixels)]
-    w = [load(rb, rb.add(weights, const(nbytes * v)), items, 32) for v in range(4)]
-    out = []
-    at = group
-    for p in range(pixels):
-        row = []
-        for v in range(4):
-            x = load(rb, rb.add(at, const(nbytes * v)), items, 32)
-            row.append(dot.multiply(rb, acc[p][v], x, w[v]))
-        out.append(row)
-        at = rb.add(at, arg["pixel_step"])
+    step = _step_unrolled if shape[0] else _step
+    out = step(rb, dot, acc, weights, group, arg, column_nbytes, shape)
     g_next = rb.add(g, const(1))
     weights_next = rb.add(weights, const(4 * nbytes))
     group_next = rb.add(group, const(4 * nbytes))
@@ -121,7 +122,7 @@ def build_tile(module: Any, name: str, dot: DepthwiseDot, pixels: int, epilogue:
     tb = ir.IRBuilder(tail)
     kx_next = tb.add(kx, const(1))
     tap_next = tb.add(tap, arg["tap_step"])
-    tb.cbranch(tb.icmp_signed("<", kx_next, arg["kernel_w"]), taps, end)
+    tb.cbranch(tb.icmp_signed("<", kx_next, kernel_w), taps, end)
 
     for phi, first, after in (
         (kx, const(0), kx_next),
@@ -147,6 +148,53 @@ def build_tile(module: Any, name: str, dot: DepthwiseDot, pixels: int, epilogue:
     epilogue(eb, fn, arg, out, dot.lanes)
     eb.ret_void()
     return fn
+
+
+def _items(dot: DepthwiseDot) -> Any:
+    return ir.VectorType(dot.item, 4 * dot.lanes // (dot.item.width // 8))
+
+
+def _step(
+    b: Any, dot: DepthwiseDot, acc: Any, weights: Any, group: Any, arg: Any, _column: Any, _shape: Any
+) -> list[list[Any]]:
+    """One kernel column of one row group, for every pixel."""
+    nbytes = 4 * dot.lanes
+    w = [load(b, b.add(weights, const(nbytes * v)), _items(dot), 32) for v in range(4)]
+    out = []
+    at = group
+    for row in acc:
+        x = [load(b, b.add(at, const(nbytes * v)), _items(dot), 32) for v in range(4)]
+        out.append([dot.multiply(b, row[v], x[v], w[v]) for v in range(4)])
+        at = b.add(at, arg["pixel_step"])
+    return out
+
+
+def _step_unrolled(
+    b: Any, dot: DepthwiseDot, acc: Any, weights: Any, group: Any, arg: Any, column: Any, shape: Any
+) -> list[list[Any]]:
+    """Every kernel column of one row group, a vector at a time."""
+    kernel_w, stride = shape
+    pixels = len(acc)
+    nbytes = 4 * dot.lanes
+    out = [list(row) for row in acc]
+    for v in range(4):
+        w = [
+            load(b, b.add(b.add(weights, b.mul(column, const(kx))), const(nbytes * v)), _items(dot), 32)
+            for kx in range(kernel_w)
+        ]
+        for j in range((pixels - 1) * stride + kernel_w):
+            users = [
+                ((j - kx) // stride, kx)
+                for kx in range(kernel_w)
+                if (j - kx) % stride == 0 and 0 <= (j - kx) // stride < pixels
+            ]
+            if not users:
+                continue
+            at = b.add(b.add(group, b.mul(arg["tap_step"], const(j))), const(nbytes * v))
+            x = load(b, at, _items(dot), 32)
+            for p, kx in users:
+                out[p][v] = dot.multiply(b, out[p][v], x, w[kx])
+    return out
 
 
 def _unpack(b: Any, a: Any, c: Any, high: bool) -> Any:
