@@ -1,0 +1,37 @@
+"""qrt: run quantized ONNX models with NumPy and Numba, the same answer on every CPU.
+
+session = qrt.load("model.onnx")
+outputs = session.run(None, {"input": array})
+"""
+
+from qrt.api import InferenceSession, Session, SessionOptions, get_available_providers, load
+from qrt.errors import (
+    CompileError,
+    InputError,
+    KernelError,
+    MemoryLimitError,
+    ModelError,
+    ProgramError,
+    QrtError,
+    QuantizationError,
+    UnsupportedError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompileError",
+    "InferenceSession",
+    "InputError",
+    "KernelError",
+    "MemoryLimitError",
+    "ModelError",
+    "ProgramError",
+    "QrtError",
+    "QuantizationError",
+    "Session",
+    "SessionOptions",
+    "UnsupportedError",
+    "get_available_providers",
+    "load",
+]

@@ -29,5 +29,6 @@ CACHE_DIR = Knob("QRT_CACHE_DIR", "", "folder of compiled kernels; empty means t
 THREADS = Knob("QRT_THREADS", "", "threads of a session that does not say; empty means one")
 PROGRESS = Knob("QRT_PROGRESS", "1", "0 hides the progress line of the first compilation")
 JIT_WORKERS = Knob("QRT_JIT_WORKERS", "", "compiling processes; empty means one per usable core")
+DEBUG = Knob("QRT_DEBUG", "0", "1 shows the traceback when a command of the command line fails")
 
-KNOBS = (FEATURES, CACHE_DIR, THREADS, PROGRESS, JIT_WORKERS)
+KNOBS = (FEATURES, CACHE_DIR, THREADS, PROGRESS, JIT_WORKERS, DEBUG)

@@ -29,12 +29,6 @@ def missing(what: Path) -> None:
     pytest.skip(message)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "shared(*patterns): needs ../shared; patterns pick among its networks"
-    )
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test that uses a shared fixture carries the marker, so that -m may deselect it."""
     for item in items:

@@ -6,7 +6,6 @@ Where they disagree somebody is wrong; the tests at the end name each such case 
 from __future__ import annotations
 
 import itertools
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,18 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from tests.contract import UnsupportedError, evaluate
-from tests.graphs import OPERATORS, SPELLINGS, Case, case, random_graph
+from tests.graphs import DYNAMIC, OPERATORS, SPELLINGS, Case, case, random_graph
 from tests.graphs.draw import Array
 from tests.graphs.respell import as_qdq
+from tests.rivals import (
+    Tally,
+    onnxruntime_is_wrong,
+    onnxruntime_outputs,
+    onnxruntime_sums_exactly,
+    reference_is_wrong,
+    reference_outputs,
+)
 
-FLOAT_TOLERANCE = 2e-5  # float outputs, relative to the largest: sums of float32 in another order
 PRODUCTS = {"conv": "QLinearConv", "matmul": "QLinearMatMul", "gemm": "QGemm"}
 # of these every float32 step is one operation, so any float evaluator gives the same bits
 EXACT_IN_FLOAT = (
@@ -30,91 +36,9 @@ EXACT_IN_FLOAT = (
 )
 
 
-def onnxruntime_outputs(
-    model: onnx.ModelProto, inputs: dict[str, Array]
-) -> dict[str, Array] | None:
-    """As written, nothing fused; None when ONNX Runtime has no such kernel or refuses its pads."""
-    ort: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        outputs = session.run(None, inputs)
-    except Exception as error:
-        refusals = ("NOT_IMPLEMENTED", "padding values must be non-negative")
-        if any(refusal in str(error) for refusal in refusals):
-            return None
-        raise
-    names = [o.name for o in session.get_outputs()]
-    return dict(zip(names, outputs, strict=True))
-
-
-def steps_apart(expected: Array, got: Array, step: float) -> Array:
-    """Distance in quantization steps; float tensors that are no multiples of `step` are near or
-    not: 0 or infinite."""
-    assert expected.shape == got.shape
-    assert expected.dtype == got.dtype
-    a, b = expected.astype(np.float64), got.astype(np.float64)
-    if expected.dtype != np.float32:
-        return np.asarray(np.abs(a - b))
-    gap = np.abs(a - b)
-    near = gap <= FLOAT_TOLERANCE * max(1e-30, float(np.abs(a).max(initial=0)))
-    return np.where(near, 0, np.rint(gap / step) if step else np.inf)
-
-
-def output_steps(model: onnx.ModelProto) -> dict[str, float]:
-    """Scale of the DequantizeLinear that makes a float output; 0 for others."""
-    scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    last = {n.output[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear"}
-    names = [o.name for o in model.graph.output]
-    return {n: float(scales[last[n].input[1]]) if n in last else 0.0 for n in names}
-
-
-class Tally:
-    """Runs all cases, fails once."""
-
-    def __init__(self, allowed: float) -> None:
-        """`allowed` is the largest distance in steps that is no failure."""
-        self.allowed = allowed
-        self.cases = self.values = self.apart = 0
-        self.failures: list[str] = []
-
-    def add(
-        self, seed: object, model: onnx.ModelProto, want: dict[str, Array], got: dict[str, Array]
-    ) -> None:
-        steps = output_steps(model)
-        self.cases += 1
-        for name, expected in want.items():
-            apart = steps_apart(expected, got[name], steps[name])
-            self.values += apart.size
-            self.apart += int((apart > 0).sum())
-            if apart.max(initial=0) > self.allowed:
-                ops = "+".join(n.op_type for n in model.graph.node)
-                far = int((apart > self.allowed).sum())
-                shape = tuple(expected.shape)
-                self.failures.append(
-                    f"seed {seed} {ops} {shape}: {far} of {apart.size}, max {apart.max()}"
-                )
-
-    def finish(self, title: str, at_least: int) -> None:
-        print(f"\n{title}: {self.cases} cases, {self.apart} of {self.values} values differ")
-        assert not self.failures, f"{len(self.failures)} of {self.cases}: {self.failures[:3]}"
-        assert self.cases >= at_least
-
-
-def runtime_sums_exactly() -> bool:
-    """ONNX Runtime's u8 x s8 products saturate at int16 on x86 without VNNI."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and "vnni" in flags.read_text()
-
-
-@pytest.mark.skipif(not runtime_sums_exactly(), reason="ONNX Runtime saturates sums on this CPU")
+@pytest.mark.skipif(
+    not onnxruntime_sums_exactly(), reason="ONNX Runtime saturates sums on this CPU"
+)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products_equal_onnxruntime(name: str) -> None:
     tally = Tally(allowed=0)
@@ -127,13 +51,13 @@ def test_products_equal_onnxruntime(name: str) -> None:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("name", [n for n in OPERATORS if n not in PRODUCTS])
+@pytest.mark.parametrize("name", [n for n in OPERATORS if n not in (*PRODUCTS, *DYNAMIC)])
 def test_operators_are_within_one_step_of_onnxruntime(name: str, spelling: str) -> None:
     exact = spelling == "qdq" and name in (*EXACT_IN_FLOAT, "max_pool")
     tally = Tally(allowed=0 if exact else 1)
     for seed in range(80):
         model, inputs = case(np.random.default_rng((seed, 2)), name, spelling)
-        got = None if runtime_is_wrong(model, inputs) else onnxruntime_outputs(model, inputs)
+        got = None if onnxruntime_is_wrong(model, inputs) else onnxruntime_outputs(model, inputs)
         if got is not None:
             tally.add(seed, model, evaluate(model, inputs), got)
     tally.finish(f"onnxruntime {name} {spelling}", at_least=20)
@@ -149,6 +73,40 @@ def test_qdq_products_are_within_one_step_of_onnxruntime(name: str) -> None:
         if got is not None:
             tally.add(seed, model, evaluate(model, inputs), got)
     tally.finish(f"onnxruntime {name} qdq", at_least=80)
+
+
+@pytest.mark.skipif(
+    not onnxruntime_sums_exactly(), reason="ONNX Runtime saturates sums on this CPU"
+)
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_dynamic_quantization_equals_onnxruntime(name: str) -> None:
+    """Floats too, to the last bit: after the integer sums everything is element-wise."""
+    different, compared = [], 0
+    for seed in range(120):
+        model, inputs = case(np.random.default_rng((seed, 8)), name)
+        got = onnxruntime_outputs(model, inputs)
+        if got is not None:
+            compared += 1
+            want = evaluate(model, inputs)
+            different += [seed for n, y in want.items() if not np.array_equal(y, got[n])]
+    assert not different
+    assert compared >= 80
+
+
+@pytest.mark.shared("*_qdq*", "*_qop*", "*_dyn*")
+def test_real_networks_are_within_one_step_of_onnxruntime(shared_model: Path) -> None:
+    """Whole networks against ONNX Runtime's stored outputs; all but a QLinearSoftmax or two agree
+    bit for bit. Networks with float parts the contract does not cover are skipped."""
+    model = onnx.load(shared_model)
+    arrays = dict(np.load(shared_model.with_suffix(".npz")))
+    inputs = {k.removeprefix("in:"): v for k, v in arrays.items() if k.startswith("in:")}
+    try:
+        want = evaluate(model, inputs)
+    except UnsupportedError as reason:
+        pytest.skip(str(reason))
+    tally = Tally(allowed=1)
+    tally.add("-", model, want, {k: arrays[f"out:{k}"] for k in want})
+    tally.finish(shared_model.stem, at_least=1)
 
 
 @pytest.mark.parametrize("name", EXACT_IN_FLOAT)
@@ -197,7 +155,7 @@ def test_random_graphs_are_deterministic_and_valid() -> None:
         evaluate(model, inputs)
 
 
-@pytest.mark.parametrize("types", itertools.product(("u1", "i1"), repeat=3), ids="-".join)
+@pytest.mark.parametrize("types", list(itertools.product(("u1", "i1"), repeat=3)), ids="-".join)
 def test_conv_equals_scalar_loops(types: tuple[str, str, str]) -> None:
     """Signedness in all combinations, groups, strides, dilations, uneven pads; also those ONNX
     Runtime has no kernel for. Python's integers, one NumPy float32 scalar at a time."""
@@ -229,7 +187,9 @@ def test_float_bias_joins_the_sums_before_requantization() -> None:
     dq = [("DequantizeLinear", ["x", "half"], ["xf"]), ("DequantizeLinear", ["w", "half"], ["wf"])]
     chain = [*dq, ("Gemm", ["xf", "wf", "bias"], ["f"]), ("QuantizeLinear", ["f", "one"], ["y"])]
     constants = {
-        **{"w": np.array([[1]], np.uint8), "half": np.float32(0.5), "one": np.float32(1)},
+        "w": np.array([[1]], np.uint8),
+        "half": np.float32(0.5),
+        "one": np.float32(1),
         "bias": np.array([0.6], np.float32),
     }
     x = np.array([[3]], np.uint8)
@@ -248,8 +208,12 @@ def test_clip_narrows_the_clamp() -> None:
     quantize = ("QuantizeLinear", ["c", "tenth", "ten"], ["y"])
     chain = [*dq, ("MatMul", ["xf", "wf"], ["f"]), clip, quantize]
     constants = {
-        **{"w": np.array([[1]], np.uint8), "four": np.uint8(4), "ten": np.uint8(10)},
-        **{"one": np.float32(1), "zero": np.float32(0), "six": np.float32(6)},
+        "w": np.array([[1]], np.uint8),
+        "four": np.uint8(4),
+        "ten": np.uint8(10),
+        "one": np.float32(1),
+        "zero": np.float32(0),
+        "six": np.float32(6),
         "tenth": np.float32(0.1),
     }
     x = np.arange(12, dtype=np.uint8).reshape(12, 1)
@@ -297,67 +261,6 @@ def test_onnxruntime_rounds_binary_operators_after_the_zero_point(op: str) -> No
     assert fused is not None
     assert float_ is not None
     assert [int(fused["y"][0]), int(float_["y"][0])] == [2, 1]
-
-
-def runtime_is_wrong(model: onnx.ModelProto, inputs: dict[str, Array]) -> bool:
-    """Cases left out of the comparison, because ONNX Runtime's answer is not the operator's:
-    QLinearAveragePool divides by the whole kernel even where ceil_mode leaves the padded input,
-    and shifts windows by negative pads where SAME has nothing to pad (AveragePool refuses those);
-    QLinearSoftmax rounds 1 / y_scale down, wraps instead of saturating, and divides infinity by
-    infinity when 1 / y_scale exceeds e^5 times the length of the axis;
-    Resize ignores the region of interest of an axis whose length does not change."""
-    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    for node in model.graph.node:
-        attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "QLinearAveragePool":
-            strides = attrs.get("strides", attrs["kernel_shape"])
-            gaps = any(s > k for s, k in zip(strides, attrs["kernel_shape"], strict=True))
-            if b"SAME" in attrs.get("auto_pad", b"") and gaps:
-                return True
-            if attrs.get("ceil_mode") and attrs.get("count_include_pad"):
-                return True
-        elif node.op_type == "QLinearSoftmax":
-            usual = constants[node.input[3]] == np.float32(1 / 256)
-            if not usual or constants[node.input[4]] > 0 or _shortest_axis(model, inputs) < 2:
-                return True
-        elif attrs.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
-            sizes = constants[node.input[3]]
-            shape = evaluate(model, inputs, intermediates=True)[node.input[0]].shape
-            if any(a == b for a, b in zip(shape[2:], sizes[2:], strict=True)):
-                return True
-    return False
-
-
-def _shortest_axis(model: onnx.ModelProto, inputs: dict[str, Array]) -> int:
-    return min((size for y in evaluate(model, inputs).values() for size in y.shape), default=0)
-
-
-def reference_is_wrong(model: onnx.ModelProto) -> bool:
-    """AveragePool with ceil_mode: the reference puts half of the missing elements in front. (Its
-    MaxPool is worse: it forgets the pads of one or three axes, takes top, bottom, left, right for
-    top, left, bottom, right, and floors the shape of SAME_LOWER; it is not compared at all.)
-    Resize: align_corners divides by scale * length - 1, even when that has a fraction, instead of
-    length_resized - 1; coordinates are float64, which matters to floor and to ties."""
-    for node in model.graph.node:
-        attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if attrs.get("ceil_mode"):
-            return True
-        transform = attrs.get("coordinate_transformation_mode")
-        if transform == b"half_pixel_symmetric":
-            return True
-        if transform == b"align_corners" and len(node.input) < 4:
-            return True
-    return False
-
-
-def reference_outputs(model: onnx.ModelProto, inputs: dict[str, Array]) -> dict[str, Array] | None:
-    """None where the reference fails on a valid model."""
-    try:
-        outputs = ReferenceEvaluator(model).run(None, inputs)
-    except Exception:
-        return None
-    names = [o.name for o in model.graph.output]
-    return {n: np.asarray(v) for n, v in zip(names, outputs, strict=True)}
 
 
 def small_case(name: str, seed: tuple[int, int]) -> Case:

@@ -43,6 +43,8 @@ def build_objects(
         return objects
     done = 0
     lock = threading.Lock()
+    if progress:
+        progress(0, len(missing), missing[0].name)
 
     def receive(name: str, body: bytes) -> None:
         nonlocal done

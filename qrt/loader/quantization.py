@@ -74,9 +74,11 @@ def _check_inputs(node: Node, spec: QOperator) -> None:
             f"{node.where}: must have 2 inputs and 3 for each tensor"
             f" (tensor, scale, zero point), got {count}"
         )
-    for i in range(least):
+    for i in range(count):
         if node.inputs[i] is None and i not in spec.optional:
             raise ModelError(f"{node.where}: input {i} is required, it is left out")
+    if node.op == "QGemm" and (node.input(7) is None) != (node.input(8) is None):
+        raise ModelError(f"{node.where}: y_scale and y_zero_point must both be given, or neither")
     if len(node.outputs) != 1:
         raise ModelError(f"{node.where}: must have 1 output, got {len(node.outputs)}")
 
@@ -204,11 +206,16 @@ def _check_along(
         raise QuantizationError(f"{node.where}: {name} must have 1 element, got {size}")
     if len(parameters) > 1:
         # products may have them for every matrix of a stack, which is left to the product itself
-        if operand.axis >= 0:
+        if operand.axis >= 0:  # of weights
             raise QuantizationError(
                 f"{node.where}: {name} must have 1 dimension, got {len(parameters)}"
             )
-    elif shape is not None and -len(shape) <= operand.axis < len(shape):
+    elif shape is not None and not -len(shape) <= operand.axis < len(shape):
+        raise QuantizationError(
+            f"{node.where}: {name} must have 1 element when {operand.name} has"
+            f" {len(shape)} dimensions, got {size}"
+        )
+    elif shape is not None:
         _check_length(node, name, size, shape[operand.axis], f"axis {operand.axis}", one=True)
 
 
@@ -279,7 +286,7 @@ def _check_bias(node: Node, position: int) -> None:
         raise QuantizationError(f"{node.where}: bias must be int32, got {bias.data.dtype}")
     channels = weights.shape[0] if weights.shape else None
     if bias.data.ndim != 1:
-        raise ModelError(f"{node.where}: bias must have 1 dimension, got {bias.data.ndim}")
+        raise QuantizationError(f"{node.where}: bias must have 1 dimension, got {bias.data.ndim}")
     _check_length(node, "bias", bias.data.size, channels, "output channels")
 
 

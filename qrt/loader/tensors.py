@@ -172,7 +172,7 @@ def _from_field(
     if bits in (2, 4):
         return _unpack(_narrow(codes, np.dtype(np.uint8), kind, what), kind, dtype, count)
     if kind == "BOOL":
-        return codes != 0
+        return codes.astype(np.bool_)
     if dtype.kind in "iu" and dtype.type.__module__ == "numpy":
         return _narrow(codes, dtype, kind, what)
     # float16, bfloat16, float8, float6: the bits of the element

@@ -139,7 +139,8 @@ class ProgramBuilder:
             slots = [_encoded(fields[name]) for name in kernel.fields]
             row[: len(HEADER) + len(slots)] = [index[kernel.name], node, 0, *slots]
         touched = [
-            touches(kernel, row) for (kernel, _, _), row in zip(self._rows, rows.tolist(), strict=True)
+            touches(kernel, row)
+            for (kernel, _, _), row in zip(self._rows, rows.tolist(), strict=True)
         ]
         rows[:, BARRIER] = needed_barriers(touched)
         return rows
@@ -202,7 +203,7 @@ def _label(node: Node) -> NodeLabel:
         origin=node.origin,
         dtype="" if out is None else str(out.dtype),
         layout=layout,
-        note=str(node.attrs.get("note", "")),
+        why=node.why,
     )
 
 

@@ -32,7 +32,7 @@ class ConstantPool:
 
     @classmethod
     def over(cls, buffer: Array) -> ConstantPool:
-        """A pool whose bytes are there already (a file's): uint8, the last SLACK bytes are slack."""
+        """A pool whose bytes are there already: uint8, SLACK bytes of slack at the end."""
         pool = cls()
         pool._buffer = buffer
         pool.nbytes = pool._filled = buffer.size - SLACK

@@ -82,7 +82,14 @@ def load_program(path: str | os.PathLike[str]) -> Program:
         program = _decode(np.frombuffer(data, np.uint8))
     except ProgramError as error:
         raise ProgramError(f"{os.fspath(path)}: {error}") from error.__cause__
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ProgramError(f"{os.fspath(path)}: the header is malformed: {error}") from error
     verify(program)
     return program

@@ -40,7 +40,7 @@ def check_plan(buffers: Sequence[Buffer], arena_nbytes: int) -> None:
     for i, a in enumerate(live):
         assert a.offset >= 0 and a.offset + a.nbytes <= arena_nbytes, f"{a} is outside the arena"
         assert a.offset == aligned(a.offset), f"{a} is not aligned"
-        live[i + 1 :] and _check_against(a, live[i + 1 :])
+        _check_against(a, live[i + 1 :])
 
 
 def peak_lower_bound(buffers: Sequence[Buffer]) -> int:
@@ -48,11 +48,12 @@ def peak_lower_bound(buffers: Sequence[Buffer]) -> int:
     live = [b for b in buffers if b.is_live]
     rows = {b.first for b in live}
     return max(
-        (sum(aligned(b.nbytes) for b in live if b.first <= row <= b.last) for row in rows), default=0
+        (sum(aligned(b.nbytes) for b in live if b.first <= row <= b.last) for row in rows),
+        default=0,
     )
 
 
-def _smallest_gap(starts: np.ndarray, stops: np.ndarray, nbytes: int) -> int:  # type: ignore[type-arg]
+def _smallest_gap(starts: np.ndarray, stops: np.ndarray, nbytes: int) -> int:
     if not starts.size:
         return 0
     order = np.argsort(starts)

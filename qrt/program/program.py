@@ -21,7 +21,7 @@ class Binding:
     """A tensor that the caller fills or reads: logical shape, place, order in memory.
 
     `offset` is encoded like an operand: an arena offset, or ~offset into the constants (an output
-    that does not depend on the inputs). `layout` is the physical order of the axes, None: row-major.
+    that does not depend on the inputs). `layout` is the order of the axes in memory.
     """
 
     name: str
@@ -58,7 +58,7 @@ class NodeLabel:
     origin: tuple[str, ...] = ()
     dtype: str = ""
     layout: str = ""
-    note: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,7 +46,5 @@ def touches(kernel: Kernel, row: list[int]) -> list[Touch]:
         value = values[extent.field]
         constant = value < 0
         start = (~value if constant else value) + extent.start
-        found.append(
-            Touch(extent.field, constant, start, start + extent.nbytes, extent.writes)
-        )
+        found.append(Touch(extent.field, constant, start, start + extent.nbytes, extent.writes))
     return found

@@ -20,7 +20,7 @@ def verify(program: Program) -> None:
     """
     if program.arena_nbytes < 0 or program.threads < 1:
         raise ProgramError(
-            f"arena of {program.arena_nbytes} bytes and {program.threads} threads: must be >= 0, >= 1"
+            f"an arena of {program.arena_nbytes} bytes, {program.threads} threads: at least 0 and 1"
         )
     kernels = [_known(name) for name in program.kernels]
     rows: list[list[int]] = program.rows.tolist()
@@ -67,8 +67,8 @@ def _check_touch(program: Program, kernel: Kernel, touch: Touch) -> None:
     if touch.start < 0 or touch.stop > limit:
         room = "constants" if touch.constant else "arena"
         raise ProgramError(
-            f"kernel {kernel.name} touches bytes {touch.start} to {touch.stop} of the {room} through"
-            f" {touch.field}; they have {limit}"
+            f"kernel {kernel.name} touches bytes {touch.start} to {touch.stop} of the {room} by"
+            f" {touch.field}; there are {limit}"
         )
 
 

@@ -106,14 +106,18 @@ def _libc(name: str, parameters: int, what: str) -> Any:
         return types.int64(*[types.int64] * parameters), codegen
 
     if parameters == 0:
+
         def typed(typingctx: Any) -> Any:
             return call(typingctx)
     elif parameters == 1:
+
         def typed(typingctx: Any, a: Any) -> Any:  # type: ignore[misc]
             return call(typingctx, a)
     else:
+
         def typed(typingctx: Any, a: Any, b: Any) -> Any:  # type: ignore[misc]
             return call(typingctx, a, b)
+
     typed.__name__ = name
     typed.__doc__ = what
     return intrinsic(typed)

@@ -33,7 +33,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Call:
-    """`inputs` and `outputs` are views of the arena; `enter()` runs the rows and returns the failure.
+    """`inputs`, `outputs` are views of the arena; `enter()` runs the rows, returns the failure.
 
     Not thread-safe: a call belongs to one thread at a time.
     """
@@ -80,7 +80,7 @@ class Call:
         )
 
     def stamp(self, stamps: Array | None) -> None:
-        """Write the time before each row, and after the last, to `stamps`: int64 (rows + 1,), ns."""
+        """Write the time before each row and after the last to `stamps`: int64 (rows + 1,)."""
         self.block[STAMPS] = 0 if stamps is None else stamps.ctypes.data
 
     def __del__(self) -> None:

@@ -13,7 +13,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_threads() -> int:
-    """Threads that can run at once: CPUs in the affinity mask, limited by the cgroup's CPU quota."""
+    """Threads that can run at once: the affinity mask, limited by the cgroup's CPU quota."""
     if hasattr(os, "sched_getaffinity"):
         cpus = len(os.sched_getaffinity(0))
     else:
@@ -40,7 +40,7 @@ def resolve_threads(threads: int | None) -> int:
 
 
 def cgroup_limit(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> int:
-    """Whole CPUs that the cgroup's quota (v2 `cpu.max`, v1 `cfs_quota_us`) pays for; many if none."""
+    """Whole CPUs that the quota (v2 `cpu.max`, v1 `cfs_quota_us`) pays for; many if none."""
     limit = 1 << 16
     for folder in _folders(root, membership):
         quota = _quota(folder)

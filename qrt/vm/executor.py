@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +20,7 @@ from qrt.vm.threads import worker_pool
 Array = np.ndarray[Any, Any]
 
 SMALL_NBYTES = 1 << 16  # a run that touches less is over before a sleeping worker could help
+WAIT = 0.001  # s between two looks for an arena, when `max_bytes` does not allow another
 
 
 class Executor:
@@ -41,47 +42,56 @@ class Executor:
         self.program = program
         # (name, dtype, shape) of each input, which `run` takes for granted
         self.expected = tuple((b.name, b.dtype, b.shape) for b in program.inputs)
-        self.threads = min(threads, program.threads) if _is_worth_threads(program) else 1
+        self.threads = min(threads, program.threads)
+        if self.threads > 1 and touched_nbytes(program) < SMALL_NBYTES:
+            self.threads = 1
         self._rows = bound_rows(program, addresses_for(program.kernels, features, progress))
         self._machine = machine(features)
         self._pool = worker_pool(self._machine, self.threads) if self.threads > 1 else None
         self._budget = budget or ArenaBudget(None)
+        self._budget.share(self)
         self._constants = program.constants.buffer
         self._free: list[Call] = []
-        self._returned = threading.Condition()
-        self._waiting = 0
 
-    def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """Every output for `inputs`, both in the program's order; shapes and dtypes are exact."""
-        call, free = self.take(inputs)
+    def run(self, inputs: Sequence[Array], which: Sequence[int] | None = None) -> list[Array]:
+        """Outputs (all, or those of the indices `which`) for `inputs`, in the program's order.
+
+        Shapes and dtypes of `inputs` are exactly the program's; the caller has checked.
+        """
+        call, home = self.take(inputs)
         try:
             failure = call.enter()
             if failure:
                 self.fail(failure)
-            return [view.copy() for view in call.outputs]
+            views = call.outputs
+            if which is not None:
+                return [views[i].copy() for i in which]
+            return [view.copy() for view in views]
         finally:
-            self.give_back(call, free)
+            home.append(call)
 
     def take(self, inputs: Sequence[Array]) -> tuple[Call, list[Call]]:
-        """A call of one's own with `inputs` in its arena, and the list it belongs to."""
+        """A call of one's own with `inputs` in its arena, and the list it goes back to."""
         pool = self._pool
         if pool is not None and pool.stale:
             pool.revive()
-        free = self._free
+        home = self._free
         try:
-            call = free.pop()
+            call = home.pop()
         except IndexError:
-            call = self._new_call(free)
+            call = self._new_call(home)
         for view, array in zip(call.inputs, inputs):  # noqa: B905 (speed; the caller checked)
             view[...] = array
-        return call, free
+        return call, home
 
-    def give_back(self, call: Call, free: list[Call]) -> None:
-        """Keep the call's arena for the next one."""
-        free.append(call)
-        if self._waiting:
-            with self._returned:
-                self._returned.notify()
+    def fail(self, failure: int) -> None:
+        """Raise KernelError for what the interpreter returned."""
+        row, status = (failure >> 32) - 1, failure & 0xFFFFFFFF
+        status -= (status & 0x80000000) << 1
+        name = self.program.kernel(row).name
+        raise KernelError(
+            f"{self.program.where(row)}: kernel {name} (row {row}) returned status {status}"
+        )
 
     def rebase(self) -> None:
         """Use the constants' present buffer; calls that run now end on the old one."""
@@ -90,28 +100,25 @@ class Executor:
             self._constants = buffer
             self._free = []
 
-    def fail(self, failure: int) -> None:
-        """Raise KernelError for what the interpreter returned."""
-        row, status = (failure >> 32) - 1, failure & 0xFFFFFFFF
-        name = self.program.kernel(row).name
-        raise KernelError(
-            f"{self.program.where(row)}: kernel {name} (row {row}) returned status {status}"
-        )
+    def drop_idle(self) -> None:
+        """Free the arenas that no call uses."""
+        self._free.clear()
 
-    def _new_call(self, free: list[Call]) -> Call:
-        nbytes = self.program.arena_nbytes
-        if not self._budget.take(nbytes):
-            with self._returned:
-                self._waiting += 1
-                try:
-                    while not free and not self._budget.take(nbytes):
-                        self._returned.wait()
-                    if free:
-                        return free.pop()
-                finally:
-                    self._waiting -= 1
+    def _new_call(self, home: list[Call]) -> Call:
+        while not self._budget.take(self.program.arena_nbytes):
+            try:
+                return home.pop()
+            except IndexError:
+                self._budget.reclaim()
+                time.sleep(WAIT)
         return Call(
-            self.program, self._rows, self._constants, self._machine, self._pool, self.threads, self._budget
+            self.program,
+            self._rows,
+            self._constants,
+            self._machine,
+            self._pool,
+            self.threads,
+            self._budget,
         )
 
 
@@ -124,8 +131,10 @@ def bound_rows(program: Program, addresses: Mapping[str, int]) -> Array:
     return rows
 
 
-def _is_worth_threads(program: Program) -> bool:
-    total = 0
-    for i, row in enumerate(program.rows.tolist()):
-        total += sum(touch.stop - touch.start for touch in touches(program.kernel(i), row))
-    return total >= SMALL_NBYTES
+def touched_nbytes(program: Program) -> int:
+    """Bytes that all rows read and write, a measure of how long a run takes."""
+    return sum(
+        touch.stop - touch.start
+        for i, row in enumerate(program.rows.tolist())
+        for touch in touches(program.kernel(i), row)
+    )

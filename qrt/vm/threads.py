@@ -92,7 +92,10 @@ class WorkerPool:
     def _start(self, worker: int) -> None:
         # the thread holds block and machine, never the pool, which can therefore be collected
         threading.Thread(
-            target=_serve, args=(self._machine, self._block, worker), name=f"qrt-{worker}", daemon=True
+            target=_serve,
+            args=(self._machine, self._block, worker),
+            name=f"qrt-{worker}",
+            daemon=True,
         ).start()
 
     def forked(self) -> None:

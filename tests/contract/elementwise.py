@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .inputs import Values, array_at, optional_array, value_at
 from .node import Node
 from .values import Array, Sums, Value, narrow, real
 
@@ -93,33 +94,32 @@ VARIADIC: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def unary(node: Node, values: list[Value | None]) -> Value:
+def unary(node: Node, values: Values) -> Value:
     """One of UNARY."""
     with np.errstate(all="ignore"):
-        y: Array = UNARY[node.op_type](_float64(node, values[0]), node).astype(np.float32)
+        y: Array = UNARY[node.op_type](_float64(node, values, 0), node).astype(np.float32)
     return y
 
 
-def binary(node: Node, values: list[Value | None]) -> Value:
+def binary(node: Node, values: Values) -> Value:
     """One of BINARY. Add, Sub, Mul and Div equal the float32 operation: rounding a float64 result
     of two float32 numbers to float32 is the same as rounding the exact one."""
-    a, b = _float64(node, values[0]), _float64(node, values[1])
+    a, b = _float64(node, values, 0), _float64(node, values, 1)
     with np.errstate(all="ignore"):
         return BINARY[node.op_type](a, b).astype(np.float32)
 
 
-def variadic(node: Node, values: list[Value | None]) -> Value:
+def variadic(node: Node, values: Values) -> Value:
     """One of VARIADIC, pairwise from the left, each step rounded."""
-    y = _float64(node, values[0]).astype(np.float32)
-    for value in values[1:]:
-        b = _float64(node, value)
+    y = _float64(node, values, 0).astype(np.float32)
+    for i in range(1, len(values)):
+        b = _float64(node, values, i)
         y = VARIADIC[node.op_type](y.astype(np.float64), b).astype(np.float32)
     return y
 
 
-def clip(node: Node, values: list[Value | None]) -> Value:
+def clip(node: Node, values: Values) -> Value:
     """Clip and Relu. After a product or a mean they are kept until it is known what follows."""
-    assert values[0] is not None
     low, high = np.float32(-np.inf), np.float32(np.inf)
     if node.op_type == "Relu":
         low = np.float32(0)
@@ -127,11 +127,10 @@ def clip(node: Node, values: list[Value | None]) -> Value:
         limit = float(np.finfo(np.float32).max)
         low, high = np.float32(node.real("min", -limit)), np.float32(node.real("max", limit))
     else:
-        if len(values) > 1 and values[1] is not None:
-            low = np.float32(real(values[1]).reshape(()))
-        if len(values) > 2 and values[2] is not None:
-            high = np.float32(real(values[2]).reshape(()))
-    x = values[0]
+        given_low, given_high = optional_array(values, 1), optional_array(values, 2)
+        low = low if given_low is None else np.float32(given_low.reshape(()))
+        high = high if given_high is None else np.float32(given_high.reshape(()))
+    x = value_at(values, 0)
     if isinstance(x, Sums):
         return narrow(x, low, high)
     array = real(x)
@@ -147,8 +146,7 @@ def _clip_integers(node: Node, x: Array, low: np.float32, high: np.float32) -> A
     return clipped.astype(x.dtype)
 
 
-def _float64(node: Node, value: Value | None) -> Array:
-    assert value is not None
-    array = real(value)
+def _float64(node: Node, values: Values, i: int) -> Array:
+    array = array_at(values, i)
     node.refuse_unless(array.dtype == np.float32, f"an operand of type {array.dtype}")
     return array.astype(np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -13,13 +13,17 @@ from .values import Array, UnsupportedError, Value, real
 
 
 def evaluate(
-    model: onnx.ModelProto, inputs: Mapping[str, Array], intermediates: bool = False
+    model: onnx.ModelProto,
+    inputs: Mapping[str, Array],
+    intermediates: bool = False,
+    outputs: Collection[str] | None = None,
 ) -> dict[str, Array]:
     """The graph outputs of `model` under the numeric contract, bit for bit, by name.
 
-    With `intermediates` every named tensor is returned. A float tensor between a product and its
-    QuantizeLinear is then shown as the float32 it would be for another consumer, which is not what
-    the QuantizeLinear rounds. Raises UnsupportedError for what the contract does not cover.
+    Given `outputs`, those tensors instead, and only the nodes they need are evaluated. With
+    `intermediates` every evaluated tensor. A float tensor between a product and its QuantizeLinear
+    is shown as the float32 it would be for another consumer, which is not what the QuantizeLinear
+    rounds. Raises UnsupportedError for what the contract does not cover.
     """
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
     values: dict[str, Value] = {
@@ -30,9 +34,11 @@ def evaluate(
             values[graph_input.name] = np.asarray(inputs[graph_input.name])
         elif graph_input.name not in values:
             raise KeyError(f"input {graph_input.name} is missing")
-    for proto in model.graph.node:
+    wanted = [o.name for o in model.graph.output] if outputs is None else list(outputs)
+    for proto in _needed(model.graph.node, wanted):
         run_node(Node.from_proto(proto, opsets), values)
-    wanted = list(values) if intermediates else [o.name for o in model.graph.output]
+    if intermediates:
+        wanted = list(values)
     return {name: np.ascontiguousarray(real(values[name])) for name in wanted}
 
 
@@ -46,3 +52,13 @@ def run_node(node: Node, values: dict[str, Value]) -> None:
     for name, value in zip(node.outputs, outputs, strict=False):
         if name:
             values[name] = value
+
+
+def _needed(nodes: Iterable[onnx.NodeProto], wanted: Collection[str]) -> list[onnx.NodeProto]:
+    """The nodes that `wanted` depend on, in their order."""
+    names, needed = set(wanted), []
+    for node in reversed(list(nodes)):
+        if names.intersection(node.output):
+            names.update(node.input)
+            needed.append(node)
+    return needed[::-1]

@@ -9,23 +9,30 @@ from typing import Any
 import numpy as np
 import onnx
 
+from .inputs import (
+    Values,
+    array_at,
+    integers_at,
+    optional_array,
+    optional_integers,
+    value_at,
+)
 from .node import Node
 from .values import Array, Dequantized, UnsupportedError, Value, move, per_tensor, real
 
 
-def reshape(node: Node, values: list[Value | None]) -> Value:
+def reshape(node: Node, values: Values) -> Value:
     """Reshape: 0 copies a length (unless allowzero), -1 is inferred."""
-    x = _first(values)
-    target = _integers(values, 1) if len(values) > 1 else node.integers("shape", ())
-    assert target is not None
+    x = value_at(values, 0)
+    target = integers_at(values, 1) if len(values) > 1 else node.integers("shape", ())
     shape = list(target)
     if not node.integer("allowzero", 0):
         shape = [x.shape[i] if size == 0 else size for i, size in enumerate(shape)]
     return move(x, lambda a: a.reshape(shape))
 
 
-def flatten(node: Node, values: list[Value | None]) -> Value:
-    x = _first(values)
+def flatten(node: Node, values: Values) -> Value:
+    x = value_at(values, 0)
     axis = node.integer("axis", 1)
     axis += len(x.shape) if axis < 0 else 0
     rows = math.prod(x.shape[:axis])
@@ -33,53 +40,45 @@ def flatten(node: Node, values: list[Value | None]) -> Value:
     return move(x, lambda a: a.reshape(rows, columns))
 
 
-def transpose(node: Node, values: list[Value | None]) -> Value:
-    x = _first(values)
+def transpose(node: Node, values: Values) -> Value:
+    x = value_at(values, 0)
     order = node.integers("perm", tuple(reversed(range(len(x.shape)))))
     return move(x, lambda a: a.transpose(order))
 
 
-def squeeze(node: Node, values: list[Value | None]) -> Value:
+def squeeze(node: Node, values: Values) -> Value:
     axes = _axes(node, values)
-    return move(_first(values), lambda a: a.squeeze(axes))
+    return move(value_at(values, 0), lambda a: a.squeeze(axes))
 
 
-def unsqueeze(node: Node, values: list[Value | None]) -> Value:
+def unsqueeze(node: Node, values: Values) -> Value:
     axes = _axes(node, values)
-    assert axes is not None
-    return move(_first(values), lambda a: np.expand_dims(a, axes))
+    if axes is None:
+        raise UnsupportedError("Unsqueeze without axes")
+    return move(value_at(values, 0), lambda a: np.expand_dims(a, axes))
 
 
-def expand(node: Node, values: list[Value | None]) -> Value:
-    target = _integers(values, 1)
-    assert target is not None
-    shape = np.broadcast_shapes(_first(values).shape, target)
-    return move(_first(values), lambda a: np.broadcast_to(a, shape))
+def expand(node: Node, values: Values) -> Value:
+    shape = np.broadcast_shapes(value_at(values, 0).shape, integers_at(values, 1))
+    return move(value_at(values, 0), lambda a: np.broadcast_to(a, shape))
 
 
-def tile(node: Node, values: list[Value | None]) -> Value:
-    repeats = _integers(values, 1)
-    assert repeats is not None
-    return move(_first(values), lambda a: np.tile(a, repeats))
+def tile(node: Node, values: Values) -> Value:
+    repeats = integers_at(values, 1)
+    return move(value_at(values, 0), lambda a: np.tile(a, repeats))
 
 
-def slice_(node: Node, values: list[Value | None]) -> Value:
+def slice_(node: Node, values: Values) -> Value:
     """Slice: attributes before opset 10, inputs since. NumPy's clamping is ONNX's, but for a
     negative step down to and including element 0."""
-    x = _first(values)
+    x = value_at(values, 0)
     if node.opset < 10:
         starts, ends = node.integers("starts", ()), node.integers("ends", ())
         axes: tuple[int, ...] | None = node.integers("axes", range(len(starts)))
         steps = None
     else:
-        given_starts, given_ends = _integers(values, 1), _integers(values, 2)
-        assert given_starts is not None and given_ends is not None
-        starts, ends, axes, steps = (
-            given_starts,
-            given_ends,
-            _integers(values, 3),
-            _integers(values, 4),
-        )
+        starts, ends = integers_at(values, 1), integers_at(values, 2)
+        axes, steps = optional_integers(values, 3), optional_integers(values, 4)
     index = [slice(None)] * len(x.shape)
     for i, axis in enumerate(axes if axes is not None else range(len(starts))):
         step, end, size = 1 if steps is None else steps[i], ends[i], x.shape[axis]
@@ -88,9 +87,9 @@ def slice_(node: Node, values: list[Value | None]) -> Value:
     return move(x, lambda a: a[tuple(index)])
 
 
-def split(node: Node, values: list[Value | None]) -> tuple[Value, ...]:
-    x, axis, parts = _first(values), node.integer("axis", 0), len(node.outputs)
-    sizes = _integers(values, 1) if len(values) > 1 else node.integers("split", ())
+def split(node: Node, values: Values) -> tuple[Value, ...]:
+    x, axis, parts = value_at(values, 0), node.integer("axis", 0), len(node.outputs)
+    sizes = optional_integers(values, 1) if len(values) > 1 else node.integers("split", ())
     if not sizes:
         chunk = -(-x.shape[axis] // parts)
         sizes = (*(chunk,) * (parts - 1), x.shape[axis] - chunk * (parts - 1))
@@ -103,13 +102,12 @@ def split(node: Node, values: list[Value | None]) -> tuple[Value, ...]:
     return tuple(move(x, cut(end - size, end)) for size, end in zip(sizes, ends, strict=True))
 
 
-def gather(node: Node, values: list[Value | None]) -> Value:
-    assert values[1] is not None
-    indices, axis = real(values[1]), node.integer("axis", 0)
-    return move(_first(values), lambda a: np.take(a, indices, axis))
+def gather(node: Node, values: Values) -> Value:
+    indices, axis = array_at(values, 1), node.integer("axis", 0)
+    return move(value_at(values, 0), lambda a: np.take(a, indices, axis))
 
 
-def depth_to_space(node: Node, values: list[Value | None]) -> Value:
+def depth_to_space(node: Node, values: Values) -> Value:
     block, mode = node.integer("blocksize", 1), node.text("mode", "DCR")
 
     def rearrange(a: Array) -> Array:
@@ -121,10 +119,10 @@ def depth_to_space(node: Node, values: list[Value | None]) -> Value:
             blocks = a.reshape(n, inner, block, block, h, w).transpose(0, 1, 4, 2, 5, 3)
         return blocks.reshape(n, inner, h * block, w * block)
 
-    return move(_first(values), rearrange)
+    return move(value_at(values, 0), rearrange)
 
 
-def space_to_depth(node: Node, values: list[Value | None]) -> Value:
+def space_to_depth(node: Node, values: Values) -> Value:
     block = node.integer("blocksize", 1)
 
     def rearrange(a: Array) -> Array:
@@ -132,10 +130,10 @@ def space_to_depth(node: Node, values: list[Value | None]) -> Value:
         blocks = a.reshape(n, c, h // block, block, w // block, block)
         return blocks.transpose(0, 3, 5, 1, 2, 4).reshape(n, -1, h // block, w // block)
 
-    return move(_first(values), rearrange)
+    return move(value_at(values, 0), rearrange)
 
 
-def concat(node: Node, values: list[Value | None]) -> Value:
+def concat(node: Node, values: Values) -> Value:
     """Concat keeps integers when all inputs have them in one type; their scales may differ."""
     axis = node.integer("axis", 1)
     parts = [v for v in values if v is not None]
@@ -148,18 +146,18 @@ def concat(node: Node, values: list[Value | None]) -> Value:
     return Dequantized(*(np.concatenate(arrays, axis) for arrays in (q, scale, zero_point)))
 
 
-def pad(node: Node, values: list[Value | None]) -> Value:
+def pad(node: Node, values: Values) -> Value:
     """Pad. The constant 0.0 in a dequantized tensor is its zero point."""
-    x, mode = _first(values), node.text("mode", "constant")
-    flat = node.integers("pads", ()) if node.opset < 11 else _integers(values, 1)
-    assert flat is not None
-    axes = _integers(values, 3) or tuple(range(len(x.shape)))
+    x, mode = value_at(values, 0), node.text("mode", "constant")
+    flat = node.integers("pads", ()) if node.opset < 11 else integers_at(values, 1)
+    axes = optional_integers(values, 3) or tuple(range(len(x.shape)))
     widths = [(0, 0)] * len(x.shape)
     for i, axis in enumerate(axes):
         widths[axis] = (flat[i], flat[i + len(axes)])
     fill: Any = node.real("value", 0.0)
-    if node.opset >= 11 and len(values) > 2 and values[2] is not None:
-        fill = real(values[2]).reshape(())[()]
+    given = optional_array(values, 2) if node.opset >= 11 else None
+    if given is not None:
+        fill = given.reshape(())[()]
     positive = [(max(b, 0), max(e, 0)) for b, e in widths]
     crop = tuple(
         slice(max(-b, 0), n - max(-e, 0)) for (b, e), n in zip(widths, x.shape, strict=True)
@@ -175,17 +173,17 @@ def pad(node: Node, values: list[Value | None]) -> Value:
     return np.pad(real(x), positive, constant_values=fill)
 
 
-def identity(node: Node, values: list[Value | None]) -> Value:
+def identity(node: Node, values: Values) -> Value:
     """Identity, and Dropout at inference."""
-    return _first(values)
+    return value_at(values, 0)
 
 
-def shape(node: Node, values: list[Value | None]) -> Value:
-    sizes = np.array(_first(values).shape, np.int64)
+def shape(node: Node, values: Values) -> Value:
+    sizes = np.array(value_at(values, 0).shape, np.int64)
     return sizes[slice(node.integer("start", 0), node.attrs.get("end"))]
 
 
-def constant(node: Node, values: list[Value | None]) -> Value:
+def constant(node: Node, values: Values) -> Value:
     """Constant: a tensor, a number or a list of numbers."""
     types = {"value_float": "f4", "value_floats": "f4", "value_int": "i8", "value_ints": "i8"}
     for name, value in node.attrs.items():
@@ -196,25 +194,14 @@ def constant(node: Node, values: list[Value | None]) -> Value:
     raise UnsupportedError(f"Constant with {sorted(node.attrs)}")
 
 
-def cast(node: Node, values: list[Value | None]) -> Value:
+def cast(node: Node, values: Values) -> Value:
     """Cast between float32 and integers that hold the value."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(node.integer("to", 1))
-    return real(_first(values)).astype(dtype)
+    return real(value_at(values, 0)).astype(dtype)
 
 
-def _first(values: list[Value | None]) -> Value:
-    assert values[0] is not None
-    return values[0]
-
-
-def _integers(values: list[Value | None], i: int) -> tuple[int, ...] | None:
-    """Input `i`, a 1-D integer tensor, when it is there."""
-    value = values[i] if i < len(values) else None
-    return None if value is None else tuple(int(v) for v in real(value).reshape(-1))
-
-
-def _axes(node: Node, values: list[Value | None]) -> tuple[int, ...] | None:
+def _axes(node: Node, values: Values) -> tuple[int, ...] | None:
     """Axes from the attribute (before opset 13) or the second input."""
     if len(values) > 1:
-        return _integers(values, 1)
+        return optional_integers(values, 1)
     return node.integers("axes", ()) if "axes" in node.attrs else None

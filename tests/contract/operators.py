@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import elementwise, linear, movement, pooling, products, qoperators, resize, softmax
+from . import dynamic, elementwise, linear, movement, pooling, products, qoperators, resize, softmax
+from .inputs import Values
 from .node import Node
 from .values import Value
 
-Operator = Callable[[Node, list[Value | None]], Value | tuple[Value, ...]]
+Operator = Callable[[Node, Values], Value | tuple[Value, ...]]
 
 ONNX: dict[str, Operator] = {
     **dict.fromkeys(elementwise.UNARY, elementwise.unary),
@@ -20,8 +21,10 @@ ONNX: dict[str, Operator] = {
     "Concat": movement.concat,
     "Constant": movement.constant,
     "Conv": products.conv,
+    "ConvInteger": dynamic.conv_integer,
     "DepthToSpace": movement.depth_to_space,
     "DequantizeLinear": linear.dequantize_linear,
+    "DynamicQuantizeLinear": dynamic.dynamic_quantize_linear,
     "Dropout": movement.identity,
     "Expand": movement.expand,
     "Flatten": movement.flatten,
@@ -31,6 +34,7 @@ ONNX: dict[str, Operator] = {
     "GlobalMaxPool": pooling.global_max_pool,
     "Identity": movement.identity,
     "MatMul": products.matmul,
+    "MatMulInteger": dynamic.matmul_integer,
     "MaxPool": pooling.max_pool,
     "Pad": movement.pad,
     "QLinearConv": qoperators.qlinear_conv,
@@ -54,7 +58,9 @@ ONNX: dict[str, Operator] = {
 
 MICROSOFT: dict[str, Operator] = {
     "DequantizeLinear": linear.dequantize_linear,
+    "DynamicQuantizeMatMul": dynamic.dynamic_quantize_matmul,
     "Gelu": elementwise.unary,
+    "MatMulIntegerToFloat": dynamic.matmul_integer_to_float,
     "QGemm": qoperators.qgemm,
     "QLinearAdd": qoperators.qlinear_binary,
     "QLinearAveragePool": qoperators.qlinear_pool,

@@ -6,14 +6,15 @@ import math
 
 import numpy as np
 
+from .inputs import Values, dequantized_at, optional_integers, value_at
 from .node import Node
 from .values import Array, Average, Dequantized, Value, per_tensor, real
 from .windows import Windows
 
 
-def average_pool(node: Node, values: list[Value | None]) -> Value:
+def average_pool(node: Node, values: Values) -> Value:
     """AveragePool (opset 1 to 22)."""
-    x = _dequantized(node, values[0])
+    x = dequantized_at(values, 0)
     windows = Windows.of(node, x.shape[2:], node.integers("kernel_shape", ()))
     rank = len(windows.kernel)
     acc = windows.gather(x.centered(), fill=0).sum(axis=tuple(range(-rank, 0)))
@@ -22,26 +23,24 @@ def average_pool(node: Node, values: list[Value | None]) -> Value:
     return Average(acc, per_tensor(x)[0], count)
 
 
-def global_average_pool(node: Node, values: list[Value | None]) -> Value:
-    x = _dequantized(node, values[0])
+def global_average_pool(node: Node, values: Values) -> Value:
+    x = dequantized_at(values, 0)
     return _mean(node, x, tuple(range(2, x.q.ndim)), keepdims=True)
 
 
-def reduce_mean(node: Node, values: list[Value | None]) -> Value:
+def reduce_mean(node: Node, values: Values) -> Value:
     """ReduceMean; the axes are an attribute before opset 18, an input since."""
-    x = _dequantized(node, values[0])
+    x = dequantized_at(values, 0)
     axes = node.integers("axes", ())
-    if len(values) > 1 and values[1] is not None:
-        axes = tuple(int(i) for i in real(values[1]))
+    axes = optional_integers(values, 1) or axes
     if not axes and node.integer("noop_with_empty_axes", 0):
         return x
     return _mean(node, x, axes or tuple(range(x.q.ndim)), node.integer("keepdims", 1) == 1)
 
 
-def max_pool(node: Node, values: list[Value | None]) -> Value:
+def max_pool(node: Node, values: Values) -> Value:
     """MaxPool (opset 1 to 22) on integers; scales are positive, so order is the same."""
-    assert values[0] is not None
-    x = values[0]
+    x = value_at(values, 0)
     node.refuse_unless(len(node.outputs) == 1, "the Indices output")
     if not isinstance(x, Dequantized):
         return _max_windows(node, real(x))
@@ -50,9 +49,8 @@ def max_pool(node: Node, values: list[Value | None]) -> Value:
     return Dequantized(q, np.full(q.shape, scale), np.full(q.shape, zero_point))
 
 
-def global_max_pool(node: Node, values: list[Value | None]) -> Value:
-    assert values[0] is not None
-    x = values[0]
+def global_max_pool(node: Node, values: Values) -> Value:
+    x = value_at(values, 0)
     if not isinstance(x, Dequantized):
         array = real(x)
         return np.asarray(array.max(axis=tuple(range(2, array.ndim)), keepdims=True))
@@ -80,9 +78,3 @@ def _mean(node: Node, x: Dequantized, axes: tuple[int, ...], keepdims: bool) -> 
     node.refuse_unless(count > 0, "the mean of nothing")
     acc = x.centered().sum(axis=axes, keepdims=keepdims)
     return Average(acc, per_tensor(x)[0], np.asarray(count, np.int64))
-
-
-def _dequantized(node: Node, value: Value | None) -> Dequantized:
-    node.refuse_unless(isinstance(value, Dequantized), "the input must be a dequantized tensor")
-    assert isinstance(value, Dequantized)
-    return value

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .inputs import Values, dequantized_at
 from .node import Node
 from .values import Array, Dequantized, Product, UnsupportedError, Value, move, per_tensor, real
 from .windows import Windows
@@ -14,9 +15,9 @@ from .windows import Windows
 BIAS_SCALE_TOLERANCE = 1e-5  # relative; two float32 products in different order differ by 1e-7
 
 
-def conv(node: Node, values: list[Value | None]) -> Value:
+def conv(node: Node, values: Values) -> Value:
     """Conv (opset 1 to 22), any number of spatial axes, groups, dilations. N, C, spatial..."""
-    x, w = _operand(node, values[0]), _operand(node, values[1])
+    x, w = _operand(node, values, 0), _operand(node, values, 1)
     group = node.integer("group", 1)
     channels, kernel = w.shape[0], w.shape[2:]
     node.refuse_unless(x.shape[1] == w.shape[1] * group, "input channels do not match the weights")
@@ -40,9 +41,9 @@ def conv(node: Node, values: list[Value | None]) -> Value:
     return _product(acc, x_scale, w_scale.reshape(per_channel), bias)
 
 
-def matmul(node: Node, values: list[Value | None]) -> Value:
+def matmul(node: Node, values: Values) -> Value:
     """MatMul with NumPy broadcasting; scales may differ per row of a and per column of b."""
-    a, b = _operand(node, values[0]), _operand(node, values[1])
+    a, b = _operand(node, values, 0), _operand(node, values, 1)
     squeeze_row, squeeze_column = a.q.ndim == 1, b.q.ndim == 1
     if squeeze_row:
         a = _moved(a, lambda v: v[None, :])
@@ -60,9 +61,9 @@ def matmul(node: Node, values: list[Value | None]) -> Value:
     return Product(product.acc.squeeze(drop), scale, exact)
 
 
-def gemm(node: Node, values: list[Value | None]) -> Value:
+def gemm(node: Node, values: Values) -> Value:
     """Gemm: alpha * a @ b + beta * c. alpha goes into a's scale, beta into a float c."""
-    a, b = _operand(node, values[0]), _operand(node, values[1])
+    a, b = _operand(node, values, 0), _operand(node, values, 1)
     c = values[2] if len(values) > 2 else None
     if node.integer("transA", 0):
         a = _moved(a, np.transpose)
@@ -100,9 +101,8 @@ def _product(acc: Array, x_scale: Array, w_scale: Array, bias: Value | None) -> 
     return Product(acc, scale, exact, floats)
 
 
-def _operand(node: Node, value: Value | None) -> Dequantized:
-    node.refuse_unless(isinstance(value, Dequantized), "operands must be dequantized tensors")
-    assert isinstance(value, Dequantized)
+def _operand(node: Node, values: Values, i: int) -> Dequantized:
+    value = dequantized_at(values, i)
     node.refuse_unless(value.q.dtype.itemsize == 1, f"operands of {value.q.dtype}")
     return value
 

@@ -9,57 +9,58 @@ from typing import Any
 import numpy as np
 
 from . import elementwise, movement, pooling, products, softmax
-from .linear import dequantized
+from .inputs import Values, array_at, optional_array
+from .linear import along, dequantized
 from .node import Node
 from .values import Array, Dequantized, Value, move, quantize, real
 
-Operator = Callable[[Node, list[Value | None]], Value]
+Operator = Callable[[Node, Values], Value]
 
 
-def qlinear_conv(node: Node, values: list[Value | None]) -> Value:
+def qlinear_conv(node: Node, values: Values) -> Value:
     """QLinearConv: x, x_scale, x_zp, w, w_scale, w_zp, y_scale, y_zp, int32 bias. The weights'
     parameters are per tensor or per output channel."""
     operands = [_dequantize(values, 0), _dequantize(values, 3, axis=0), *values[8:9]]
     return _between(node, products.conv, operands, values, 6)
 
 
-def qlinear_matmul(node: Node, values: list[Value | None]) -> Value:
+def qlinear_matmul(node: Node, values: Values) -> Value:
     """QLinearMatMul: a, a_scale, a_zp, b, b_scale, b_zp, y_scale, y_zp. One-dimensional parameters
     are per row of a and per column of b; others broadcast."""
     operands = [_dequantize(values, 0, axis=-2), _dequantize(values, 3, axis=-1)]
     return _between(node, products.matmul, operands, values, 6)
 
 
-def qgemm(node: Node, values: list[Value | None]) -> Value:
+def qgemm(node: Node, values: Values) -> Value:
     """com.microsoft QGemm: a, a_scale, a_zp, b, b_scale, b_zp, int32 c, y_scale, y_zp. Parameters
     of b are per column of the product. c is added to the sums, alpha scales both."""
     columns = 0 if node.integer("transB", 0) else 1
     b = _dequantize(values, 3, axis=columns)
     operands = [_dequantize(values, 0), b, *values[6:7]]
-    if len(values) < 8 or values[7] is None:
+    if optional_array(values, 7) is None:
         return real(products.gemm(node, operands))
     return _between(node, products.gemm, operands, values, 7)
 
 
-def qlinear_binary(node: Node, values: list[Value | None]) -> Value:
+def qlinear_binary(node: Node, values: Values) -> Value:
     """com.microsoft QLinearAdd and QLinearMul: a, scale, zp, b, scale, zp, y_scale, y_zp."""
     plain = _renamed(node, node.op_type.removeprefix("QLinear"))
     operands = [_dequantize(values, 0), _dequantize(values, 3)]
     return _between(plain, elementwise.binary, operands, values, 6)
 
 
-def qlinear_unary(node: Node, values: list[Value | None]) -> Value:
+def qlinear_unary(node: Node, values: Values) -> Value:
     """com.microsoft QLinearSigmoid and QLinearLeakyRelu: x, scale, zp, y_scale, y_zp."""
     plain = _renamed(node, node.op_type.removeprefix("QLinear"))
     return _between(plain, elementwise.unary, [_dequantize(values, 0)], values, 3)
 
 
-def qlinear_softmax(node: Node, values: list[Value | None]) -> Value:
+def qlinear_softmax(node: Node, values: Values) -> Value:
     """com.microsoft QLinearSoftmax: x, scale, zp, y_scale, y_zp; attributes axis and opset."""
     return _between(node, softmax.softmax, [_dequantize(values, 0)], values, 3)
 
 
-def qlinear_pool(node: Node, values: list[Value | None]) -> Value:
+def qlinear_pool(node: Node, values: Values) -> Value:
     """com.microsoft QLinearAveragePool and QLinearGlobalAveragePool, channels_last or not."""
     operator = pooling.global_average_pool if "Global" in node.op_type else pooling.average_pool
     x: Value = _dequantize(values, 0)
@@ -69,67 +70,46 @@ def qlinear_pool(node: Node, values: list[Value | None]) -> Value:
     return np.moveaxis(real(y), 1, -1)
 
 
-def qlinear_reduce_mean(node: Node, values: list[Value | None]) -> Value:
+def qlinear_reduce_mean(node: Node, values: Values) -> Value:
     """com.microsoft QLinearReduceMean: x, scale, zp, y_scale, y_zp; axes is an attribute."""
     return _between(node, pooling.reduce_mean, [_dequantize(values, 0)], values, 3)
 
 
-def qlinear_concat(node: Node, values: list[Value | None]) -> Value:
+def qlinear_concat(node: Node, values: Values) -> Value:
     """com.microsoft QLinearConcat: y_scale, y_zp, then x, scale, zp of each input."""
-    operands: list[Value | None] = [_dequantize(values, i) for i in range(2, len(values), 3)]
+    operands: Values = [_dequantize(values, i) for i in range(2, len(values), 3)]
     return _between(node, movement.concat, operands, values, 0)
 
 
-def qlinear_where(node: Node, values: list[Value | None]) -> Value:
+def qlinear_where(node: Node, values: Values) -> Value:
     """com.microsoft QLinearWhere: condition, x, scale, zp, y, scale, zp, z_scale, z_zp."""
-    assert values[0] is not None
     x, y = real(_dequantize(values, 1)), real(_dequantize(values, 4))
-    picked = np.where(real(values[0]), x, y)
+    picked = np.where(array_at(values, 0), x, y)
     return _quantize(picked, values, 7, np.dtype(np.uint8))
 
 
-def _between(
-    node: Node, operator: Operator, operands: list[Any], values: list[Value | None], y: int
-) -> Value:
+def _between(node: Node, operator: Operator, operands: list[Any], values: Values, y: int) -> Value:
     """Q(operator(operands)), the output's scale and zero point being inputs `y` and `y` + 1."""
     return _quantize(operator(node, operands), values, y, operands[0].q.dtype)
 
 
-def _quantize(value: Value, values: list[Value | None], y: int, dtype: np.dtype[Any]) -> Array:
-    scale, zero_point = _parameter(values, y), _parameter(values, y + 1)
-    assert scale is not None
+def _quantize(value: Value, values: Values, y: int, dtype: np.dtype[Any]) -> Array:
+    scale, zero_point = array_at(values, y), optional_array(values, y + 1)
     if zero_point is None:
         zero_point = np.zeros((), dtype)
-    return quantize(
-        value, _squeezed(scale), _squeezed(zero_point).astype(np.int64), zero_point.dtype
-    )
+    scale, zero = along(scale, 1, 0), along(zero_point, 1, 0).astype(np.int64)
+    return quantize(value, scale, zero, zero_point.dtype)
 
 
-def _dequantize(values: list[Value | None], i: int, axis: int = 1) -> Dequantized:
+def _dequantize(values: Values, i: int, axis: int = 1) -> Dequantized:
     """DQ of input `i` with the scale and zero point after it, along `axis` when one-dimensional."""
-    x, scale, zero_point = (_parameter(values, j) for j in (i, i + 1, i + 2))
-    assert x is not None and scale is not None
+    x, scale, zero_point = (
+        *(array_at(values, j) for j in (i, i + 1)),
+        optional_array(values, i + 2),
+    )
     if zero_point is None:
         zero_point = np.zeros((), x.dtype)
-    return dequantized(x, _along(scale, x.ndim, axis), _along(zero_point, x.ndim, axis))
-
-
-def _along(parameter: Array, ndim: int, axis: int) -> Array:
-    parameter = _squeezed(parameter)
-    if parameter.ndim != 1:
-        return parameter
-    shape = [1] * ndim
-    shape[axis] = parameter.size
-    return parameter.reshape(shape)
-
-
-def _squeezed(parameter: Array) -> Array:
-    return parameter.reshape(()) if parameter.size == 1 else parameter
-
-
-def _parameter(values: list[Value | None], i: int) -> Array | None:
-    value = values[i] if i < len(values) else None
-    return None if value is None else real(value)
+    return dequantized(x, along(scale, x.ndim, axis), along(zero_point, x.ndim, axis))
 
 
 def _renamed(node: Node, op_type: str) -> Node:

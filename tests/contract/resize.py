@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .inputs import Values, optional_array, value_at
 from .node import Node
 from .values import Array, Dequantized, UnsupportedError, Value, move, real
 
@@ -24,10 +25,9 @@ class Axis:
     roi: tuple[np.float32, np.float32]
 
 
-def resize(node: Node, values: list[Value | None]) -> Value:
+def resize(node: Node, values: Values) -> Value:
     """Resize (opset 10 to 19) and Upsample (7, 9); nearest and linear, not antialiased."""
-    x = values[0]
-    assert x is not None
+    x = value_at(values, 0)
     node.refuse_unless(not node.integer("antialias", 0), "antialias")
     mode = node.text("mode", "nearest")
     transform = node.text("coordinate_transformation_mode", _default_transform(node))
@@ -55,10 +55,9 @@ def _default_transform(node: Node) -> str:
     return "half_pixel" if node.op_type == "Resize" and node.opset >= 11 else "asymmetric"
 
 
-def _axes(node: Node, values: list[Value | None], crop: bool) -> list[Axis]:
+def _axes(node: Node, values: Values, crop: bool) -> list[Axis]:
     """The axes whose scale is not 1, with lengths; scales or sizes given for all or for `axes`."""
-    assert values[0] is not None
-    shape = values[0].shape
+    shape = value_at(values, 0).shape
     modern = node.op_type == "Resize" and node.opset >= 11
     roi = _input(values, 1) if modern and crop else None
     scales = _input(values, 2 if modern else 1)
@@ -77,8 +76,9 @@ def _axes(node: Node, values: list[Value | None], crop: bool) -> list[Axis]:
         if sizes is not None:
             resized = int(sizes[i])
             scale = F32(resized) / F32(size)
+        elif scales is None:
+            raise UnsupportedError(f"{node.op_type}: neither scales nor sizes")
         else:
-            assert scales is not None
             scale = F32(scales[i])
             resized = int(np.floor(F32(size) * (region[1] - region[0]) * scale))
         if scale != 1 or region[0] != 0 or region[1] != 1:
@@ -86,10 +86,9 @@ def _axes(node: Node, values: list[Value | None], crop: bool) -> list[Axis]:
     return axes
 
 
-def _input(values: list[Value | None], i: int) -> Array | None:
-    value = values[i] if i < len(values) else None
-    array = None if value is None else real(value).reshape(-1)
-    return array if array is not None and array.size else None
+def _input(values: Values, i: int) -> Array | None:
+    array = optional_array(values, i)
+    return array.reshape(-1) if array is not None and array.size else None
 
 
 def _coordinates(axis: Axis, transform: str) -> Array:

@@ -6,17 +6,16 @@ import math
 
 import numpy as np
 
+from .inputs import Values, dequantized_at
 from .node import Node
 from .values import Array, Dequantized, Value, per_tensor
 
 TABLE_ONE = 2.0**23  # exp(0) in the table: sums of 2^39 entries fit int64, entries fit float32
 
 
-def softmax(node: Node, values: list[Value | None]) -> Value:
+def softmax(node: Node, values: Values) -> Value:
     """Softmax (opset 1 to 13) of a dequantized tensor: float32 probabilities."""
-    x = values[0]
-    node.refuse_unless(isinstance(x, Dequantized), "the input must be a dequantized tensor")
-    assert isinstance(x, Dequantized)
+    x = dequantized_at(values, 0)
     version = node.integer("opset", node.opset)  # QLinearSoftmax says it itself
     return probabilities(x, node.integer("axis", -1 if version >= 13 else 1), version)
 

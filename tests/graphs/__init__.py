@@ -15,7 +15,7 @@ import onnx
 
 from . import draw
 from .builder import Builder, Real, Tensor
-from .catalogue import OPERATORS, WEIGHTS
+from .catalogue import DYNAMIC, OPERATORS, WEIGHTS
 from .draw import Array
 
 Case = tuple[onnx.ModelProto, dict[str, Array]]
@@ -23,16 +23,16 @@ Case = tuple[onnx.ModelProto, dict[str, Array]]
 SPELLINGS = ("qdq", "qop")
 OPSETS = (12, 13, 17, 18, 19, 21)
 
-__all__ = ["OPERATORS", "SPELLINGS", "Case", "case", "random_graph"]
+__all__ = ["DYNAMIC", "OPERATORS", "SPELLINGS", "Case", "case", "random_graph"]
 
 
 def random_graph(
     rng: np.random.Generator, spelling: str = "qdq", ops: Collection[str] | None = None
 ) -> Case:
-    """One to five operators out of `ops` (names in OPERATORS, default all), each on a random tensor
-    made so far. What no operator consumes is a graph output."""
+    """One to five operators out of `ops` (names in OPERATORS, default all but the dynamic ones),
+    each on a random tensor made so far. What no operator consumes is a graph output."""
     b = Builder(rng, spelling, draw.pick(rng, OPSETS))
-    names = list(OPERATORS) if ops is None else list(ops)
+    names = [n for n in OPERATORS if n not in DYNAMIC] if ops is None else list(ops)
     weights = np.array([WEIGHTS.get(name, 1) for name in names], np.float64)
     tensors = [b.input(_input_shape(rng, names))]
     loose: list[Tensor | Real] = list(tensors)

@@ -124,17 +124,25 @@ class Builder:
 
     def node(self, op: str, inputs: Sequence[str], domain: str = "", **attrs: Any) -> str:
         """Append a node and return the name of its output, computing nothing."""
-        name = self._fresh("t")
+        return self.node_outputs(op, inputs, 1, domain, **attrs)[0]
+
+    def node_outputs(
+        self, op: str, inputs: Sequence[str], count: int, domain: str = "", **attrs: Any
+    ) -> list[str]:
+        """Append a node with `count` outputs and return their names."""
+        names = [self._fresh("t") for _ in range(count)]
         while inputs and inputs[-1] == "":
             inputs = inputs[:-1]
-        node = helper.make_node(op, inputs, [name], domain=domain, **attrs)
-        self._nodes.append(node)
-        return name
+        self._nodes.append(helper.make_node(op, inputs, names, domain=domain, **attrs))
+        return names
+
+    def described(self, op: str, attrs: dict[str, Any]) -> Node:
+        """A node of the default domain as the contract's operators read it."""
+        return Node(op, "", self.opset, ("",), ("",), attrs)
 
     def outcome(self, op: str, operands: Sequence[Value | None], **attrs: Any) -> Value:
         """What the float operator `op` gives, appending nothing."""
-        node = Node(op, "", self.opset, ("",) * len(operands), ("",), attrs)
-        value = OPERATORS["", op](node, list(operands))
+        value = OPERATORS["", op](self.described(op, attrs), list(operands))
         assert not isinstance(value, tuple)
         return value
 

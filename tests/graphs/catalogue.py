@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import elementwise, movement, pools, products
+from . import dynamic, elementwise, movement, pools, products
 from .builder import Builder, Real, Tensor
 
 MAX_SIZE = 20_000  # elements; so that a graph is evaluated in milliseconds
@@ -49,7 +49,12 @@ OPERATORS: dict[str, Operator] = {
     "slice": Operator(movement.slice_, min_rank=2),
     "resize_nearest": Operator(movement.resize_nearest, min_rank=3),
     "resize_linear": Operator(movement.resize_linear, min_rank=3, max_rank=4),
+    "dynamic_conv": Operator(dynamic.conv, min_rank=3),
+    "dynamic_matmul": Operator(dynamic.matmul, min_rank=2),
 }
+
+# scales computed at run time: not in random graphs unless asked for
+DYNAMIC = ("dynamic_conv", "dynamic_matmul")
 
 # how often a random graph takes each: what quantized networks are made of comes more often
 WEIGHTS: dict[str, int] = {"conv": 6, "matmul": 3, "gemm": 3, "add": 3, "mul": 2, "concat": 2}

@@ -91,9 +91,8 @@ def concat(b: Builder, x: Tensor) -> Tensor:
 
 
 def _binary(b: Builder, x: Tensor, op: str) -> Tensor:
-    operands = [x, _second(b, _broadcasting_shape(b, x.shape))]
-    if draw.chance(b.rng, 0.1):
-        operands = [x, x]
+    twice = draw.chance(b.rng, 0.1)
+    operands = [x, x if twice else _second(b, _broadcasting_shape(b, x.shape))]
     if draw.chance(b.rng, 0.5):
         operands.reverse()
     if b.spelling == "qop" and operands[0].q.dtype == operands[1].q.dtype:

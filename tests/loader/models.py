@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 Array = np.ndarray[Any, Any]
 
 
-def tensor_info(name: str, dims: Sequence[Any] | None = (2, 3), kind: int = TensorProto.FLOAT):
+def tensor_info(
+    name: str, dims: Sequence[Any] | None = (2, 3), kind: int = TensorProto.FLOAT
+) -> onnx.ValueInfoProto:
     """A float32 input or output of 2 x 3, unless said otherwise."""
     return helper.make_tensor_value_info(name, kind, dims)
 

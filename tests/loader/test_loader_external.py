@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.loader.models import make_model, node
 from onnx import TensorProto
 
 from qrt.errors import ModelError
 from qrt.loader import load_graph
+from tests.loader.models import make_model, node
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -64,7 +64,7 @@ def test_base_dir_for_bytes_and_protos(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(VALUES.tobytes())
     model = external_model(location="w.bin")
     for given in (model, model.SerializeToString()):
-        with pytest.raises(ModelError, match="initializer 'w'.*base_dir"):
+        with pytest.raises(ModelError, match=r"initializer 'w'.*base_dir"):
             load_graph(given)
         data = load_graph(given, base_dir=tmp_path).nodes[0].required(1).data
         assert data is not None and np.array_equal(data, VALUES)
@@ -73,37 +73,35 @@ def test_base_dir_for_bytes_and_protos(tmp_path: Path) -> None:
 def test_files_that_onnx_writes(tmp_path: Path) -> None:
     model = make_model([node("Add", "x w", "y")], constants={"w": VALUES})
     path = tmp_path / "model.onnx"
-    onnx.save_model(
-        model, path, save_as_external_data=True, location="w.data", size_threshold=0
-    )
+    onnx.save_model(model, path, save_as_external_data=True, location="w.data", size_threshold=0)
     assert np.array_equal(weights(path), VALUES)
 
 
 BAD = {
-    "absolute": (dict(location="{outside}"), "inside the model's folder"),
-    "up": (dict(location="../secret.bin"), "inside the model's folder"),
-    "up within": (dict(location="sub/../../secret.bin"), "inside the model's folder"),
-    "backslashes": (dict(location="..\\secret.bin"), "inside the model's folder"),
-    "drive": (dict(location="C:\\secret.bin"), "inside the model's folder"),
-    "link out": (dict(location="link"), "links to a file outside"),
-    "folder link out": (dict(location="linked/secret.bin"), "links to a file outside"),
-    "no location": (dict(offset="0"), "must name a file"),
-    "empty location": (dict(location=""), "must name a file"),
-    "nul": (dict(location="w.bin\0x"), "must name a file"),
-    "missing": (dict(location="nothing.bin"), "is missing"),
-    "folder": (dict(location="sub"), "not a regular file"),
-    "pipe": (dict(location="pipe"), "not a regular file"),
-    "the folder itself": (dict(location="."), "not a regular file"),
-    "offset beyond": (dict(location="w.bin", offset="25"), "starts at byte 25"),
-    "length beyond": (dict(location="w.bin", offset="4", length="24"), "bytes 4 to 28"),
-    "length short": (dict(location="w.bin", length="20"), "needs 24 bytes, got 20"),
-    "negative offset": (dict(location="w.bin", offset="-4"), "number of bytes"),
-    "offset text": (dict(location="w.bin", offset="four"), "number of bytes"),
-    "offset very long": (dict(location="w.bin", offset="9" * 10000), "number of bytes"),
-    "length negative": (dict(location="w.bin", length="-1"), "number of bytes"),
-    "too little": (dict(location="short.bin"), "needs 24 bytes, got 5"),
-    "empty file": (dict(location="empty.bin"), "needs 24 bytes, got 0"),
-    "long name": (dict(location="x" * 5000), "File name too long"),
+    "absolute": ({"location": "{outside}"}, "inside the model's folder"),
+    "up": ({"location": "../secret.bin"}, "inside the model's folder"),
+    "up within": ({"location": "sub/../../secret.bin"}, "inside the model's folder"),
+    "backslashes": ({"location": "..\\secret.bin"}, "inside the model's folder"),
+    "drive": ({"location": "C:\\secret.bin"}, "inside the model's folder"),
+    "link out": ({"location": "link"}, "links to a file outside"),
+    "folder link out": ({"location": "linked/secret.bin"}, "links to a file outside"),
+    "no location": ({"offset": "0"}, "must name a file"),
+    "empty location": ({"location": ""}, "must name a file"),
+    "nul": ({"location": "w.bin\0x"}, "must name a file"),
+    "missing": ({"location": "nothing.bin"}, "is missing"),
+    "folder": ({"location": "sub"}, "not a regular file"),
+    "pipe": ({"location": "pipe"}, "not a regular file"),
+    "the folder itself": ({"location": "."}, "not a regular file"),
+    "offset beyond": ({"location": "w.bin", "offset": "25"}, "starts at byte 25"),
+    "length beyond": ({"location": "w.bin", "offset": "4", "length": "24"}, "bytes 4 to 28"),
+    "length short": ({"location": "w.bin", "length": "20"}, "needs 24 bytes, got 20"),
+    "negative offset": ({"location": "w.bin", "offset": "-4"}, "number of bytes"),
+    "offset text": ({"location": "w.bin", "offset": "four"}, "number of bytes"),
+    "offset very long": ({"location": "w.bin", "offset": "9" * 10000}, "number of bytes"),
+    "length negative": ({"location": "w.bin", "length": "-1"}, "number of bytes"),
+    "too little": ({"location": "short.bin"}, "needs 24 bytes, got 5"),
+    "empty file": ({"location": "empty.bin"}, "needs 24 bytes, got 0"),
+    "long name": ({"location": "x" * 5000}, "File name too long"),
 }
 
 

@@ -126,12 +126,7 @@ class Pair(Pending):
     def emit(self, walk: Walk, like: Value, y: QParams | None, qmin: int, qmax: int) -> Value:
         node = self.node
         if y is None:
-            names = node.required(0), node.required(1)
-            tensors = [
-                walk.real(walk.view(v) if v.dtype == np.float32 else Mapped.dequantized(*pair), v)
-                for v, pair in zip(names, (self.a, self.b), strict=True)
-            ]
-            return walk.emit_onnx(node, tensors, [like])[0]
+            return walk.emit_onnx(node, walk.reals(node), [like])[0]
         inputs = [walk.codes(self.a[0], node.required(0)), walk.codes(self.b[0], node.required(1))]
         attrs = {"a": self.a[1], "b": self.b[1], "y": y, "qmin": qmin, "qmax": qmax}
         return walk.emit(self.op, inputs, attrs, walk.result(like, U8), node)

@@ -134,6 +134,12 @@ class Walk:
             return like
         return Value(self.fresh_name(like.name), dtype, like.shape if shape is ... else shape)
 
+    def stand_in(self, view: View, like: Value) -> Value:
+        """A float32 value of the walk alone, which `view` stands for: DQ(like) of a QOperator."""
+        value = Value(self.fresh_name(like.name), np.dtype(np.float32), like.shape)
+        self.set_view(value, view)
+        return value
+
     def emit(
         self,
         op: str,
@@ -148,7 +154,7 @@ class Walk:
         node = node or self.node
         assert node is not None
         origin = tuple(dict.fromkeys(_label(n) for n in (node, self.node) if n is not None))
-        self._append(
+        self.append(
             Node(op, list(inputs), [out], attrs, domain, node.name, node.index, version, origin)
         )
         return out
@@ -158,7 +164,7 @@ class Walk:
     ) -> list[Value]:
         """Append an ONNX node as it is, reading `inputs`; its float or other ONNX outputs."""
         outs = [v if v not in self._results else self.result(v, v.dtype or U8) for v in like]
-        self._append(
+        self.append(
             Node(
                 node.op,
                 list(inputs),
@@ -182,7 +188,7 @@ class Walk:
         self._names.add(candidate)
         return candidate
 
-    def _append(self, node: Node) -> None:
+    def append(self, node: Node) -> None:
         self._results.update(node.outputs)
         self.nodes.append(node)
 
@@ -198,7 +204,8 @@ class Walk:
                 owned = have in graph.inputs or have.is_constant or have in kept or have in outputs
                 if owned:
                     like = Value(value.name, have.dtype, have.shape)
-                    have = self.emit("Identity", [have], {}, like, domain="", version=13)
+                    self.append(Node("Identity", [have], [like], version=13))
+                    have = like
                 else:
                     have.name = value.name
             outputs.append(have)

@@ -1,0 +1,37 @@
+"""The one line that the first compilation writes to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+
+from qrt import knobs
+
+_WIDTH = 78  # columns; a longer line would wrap and could not be overwritten
+
+
+class ProgressLine:
+    """Called with (done, of, kernel name); `QRT_PROGRESS=0` silences it.
+
+    On a terminal the line is rewritten in place; elsewhere there is one at start and end.
+    """
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, done: int, of: int, name: str) -> None:
+        stream = sys.stderr
+        if knobs.PROGRESS.get() == "0" or stream is None:
+            return
+        with contextlib.suppress(OSError, ValueError):  # a closed stderr is no reason to fail
+            if done == of:
+                seconds = time.monotonic() - self._start
+                text = f"qrt: compiled {of} kernels for this CPU in {seconds:.1f} s"
+                stream.write(f"\r{text:<{_WIDTH}}\n" if stream.isatty() else text + "\n")
+            elif stream.isatty():
+                text = f"qrt: compiling kernels for this CPU, {done} of {of} ({name})"
+                stream.write(f"\r{text[:_WIDTH]:<{_WIDTH}}")
+            elif done == 0:
+                stream.write(f"qrt: compiling {of} kernels for this CPU, once ...\n")
+            stream.flush()

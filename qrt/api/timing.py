@@ -1,0 +1,97 @@
+"""What `profile` answers: the time of every row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from qrt.api.table import table
+from qrt.program.program import NODE, Program
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class RowTime:
+    """One row: the median and the shortest of its times, in nanoseconds."""
+
+    row: int
+    node: str
+    operator: str
+    kernel: str
+    median_ns: int
+    min_ns: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Times of all rows over `runs` runs; `median_ns` is the median of whole runs."""
+
+    rows: tuple[RowTime, ...]
+    runs: int
+    threads: int
+    median_ns: int
+    min_ns: int
+
+    def __iter__(self) -> Iterator[RowTime]:
+        return iter(self.rows)
+
+    def by_kernel(self) -> dict[str, int]:
+        """Nanoseconds per kernel (sum of medians), the longest first."""
+        total: dict[str, int] = {}
+        for row in self.rows:
+            total[row.kernel] = total.get(row.kernel, 0) + row.median_ns
+        return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+    def to_json(self) -> str:
+        """The same as a JSON object."""
+        return json.dumps(asdict(self))
+
+    def __str__(self) -> str:
+        total = sum(row.median_ns for row in self.rows) or 1
+        lines = [
+            (
+                str(row.row),
+                row.node,
+                row.operator,
+                row.kernel,
+                f"{row.median_ns / 1e3:.1f}",
+                f"{row.min_ns / 1e3:.1f}",
+                f"{100 * row.median_ns / total:.1f}",
+            )
+            for row in self.rows
+        ]
+        head = ("row", "node", "operator", "kernel", "median us", "min us", "%")
+        kernels = [
+            (name, f"{ns / 1e3:.1f}", f"{100 * ns / total:.1f}")
+            for name, ns in self.by_kernel().items()
+        ]
+        return "\n\n".join(
+            [
+                table(head, lines, right=(0, 4, 5, 6)),
+                table(("kernel", "us", "%"), kernels, right=(1, 2)),
+                f"median of {self.runs} runs on {self.threads} threads:"
+                f" {self.median_ns / 1e3:.1f} us, min {self.min_ns / 1e3:.1f} us",
+            ]
+        )
+
+
+def profile_of(program: Program, times: Array, threads: int) -> Profile:
+    """The profile from `times`: int64 (runs, rows) of nanoseconds."""
+    runs = len(times)
+    medians = np.median(times, axis=0) if times.size else np.zeros(times.shape[1])
+    shortest = times.min(axis=0) if times.size else medians
+    rows = []
+    for i, node in enumerate(program.rows[:, NODE].tolist()):
+        label = program.nodes[node]
+        rows.append(
+            RowTime(
+                i, label.name, label.op, program.kernel(i).name, int(medians[i]), int(shortest[i])
+            )
+        )
+    whole = times.sum(axis=1)
+    return Profile(tuple(rows), runs, threads, int(np.median(whole)), int(whole.min()))

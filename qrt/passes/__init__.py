@@ -1,0 +1,65 @@
+"""Passes: one rewrite a file, its docstring the equation, the pipeline a list.
+
+`optimize` does what needs no shapes, `specialize` what does; docs/machine.md says what comes out.
+Both give a graph of their own and leave the one they were given as it was. `bind_values` makes
+inputs constant that a program cannot be built without (`specialised_inputs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from qrt.ir import Graph
+from qrt.passes.dead import remove_dead
+from qrt.passes.fold import bind_values, fold_constants
+from qrt.passes.identities import drop_identities
+from qrt.passes.layout import choose_layouts
+from qrt.passes.pads import absorb_pads
+from qrt.passes.ranks import infer_ranks
+from qrt.passes.recognise import recognise
+from qrt.passes.reshapes import merge_reshapes
+from qrt.passes.shapes import bind_shapes
+from qrt.passes.values import specialised_inputs
+
+__all__ = ["bind_values", "optimize", "specialised_inputs", "specialize"]
+
+Pass = Callable[[Graph], Graph]
+
+# in this order; each takes a graph it may change and gives the one to go on with
+OPTIMIZE: list[Pass] = [
+    fold_constants,
+    drop_identities,
+    remove_dead,
+    infer_ranks,
+    fold_constants,
+    recognise,
+    remove_dead,
+    absorb_pads,
+    remove_dead,
+]
+SPECIALIZE: list[Pass] = [
+    remove_dead,
+    merge_reshapes,
+    remove_dead,
+    choose_layouts,
+]
+
+
+def optimize(graph: Graph, features: frozenset[str] = frozenset()) -> Graph:
+    """The machine form of a loaded graph, for any input shape. `features` is what the CPU has."""
+    graph = graph.copy()
+    for rewrite in OPTIMIZE:
+        graph = rewrite(graph)
+    return graph
+
+
+def specialize(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """The machine graph of `optimize` for inputs of these shapes (by name), memory order chosen.
+
+    Raises UnsupportedError for a node that the machine does not run, ModelError for shapes that
+    do not fit each other; both name the node.
+    """
+    graph = bind_shapes(graph.copy(), shapes)
+    for rewrite in SPECIALIZE:
+        graph = rewrite(graph)
+    return graph

@@ -1,0 +1,70 @@
+"""Constant folding: a node whose inputs are all constant becomes its outputs.
+
+DequantizeLinear and QuantizeLinear are left to recognition, which wants the integers of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from qrt.ir import Graph, Node, Value
+from qrt.passes.arithmetic import evaluate
+from qrt.quant.affine import Array
+
+QUANTIZATION = ("DequantizeLinear", "QuantizeLinear")
+
+
+def fold_constants(graph: Graph) -> Graph:
+    """op(constants) = constants; Shape of a value whose shape is known is one too."""
+    kept: list[Node] = []
+    outputs = set(graph.outputs)
+    for node in graph.nodes:
+        arrays = folded(node)
+        if arrays is None:
+            kept.append(node)
+            continue
+        for value, array in zip(node.outputs, arrays, strict=True):
+            value.data, value.dtype, value.shape = array, array.dtype, array.shape
+            if value in outputs:
+                # a graph output is written by a node, a constant one too
+                source = Value(f"{value.name}/constant", array.dtype, array.shape, array)
+                value.data = None
+                kept.append(Node("Identity", [source], [value], version=13, index=node.index))
+    graph.nodes = kept
+    return graph
+
+
+def folded(node: Node) -> list[Array] | None:
+    """The outputs of `node`, where they are known before the first run."""
+    if node.domain == "" and node.op in ("Shape", "Size"):
+        return _shape(node)
+    if not node.inputs or node.op in QUANTIZATION:
+        return None
+    if any(v is not None and v.data is None for v in node.inputs):
+        return None
+    return evaluate(node, [None if v is None else v.data for v in node.inputs])
+
+
+def _shape(node: Node) -> list[Array] | None:
+    """Shape (its start and end since opset 15) and Size."""
+    shape = node.required(0).shape
+    if shape is None:
+        return None
+    part = shape[slice(int(node.attrs.get("start", 0)), node.attrs.get("end"))]
+    if not all(isinstance(d, int) for d in part):
+        return None
+    sizes = np.array(part, np.int64)
+    return [sizes if node.op == "Shape" else np.array(np.prod(sizes), np.int64)]
+
+
+def bind_values(graph: Graph, values: Mapping[str, Array]) -> Graph:
+    """A copy in which the inputs named in `values` are constants; see `specialised_inputs`."""
+    graph = graph.copy()
+    for value in graph.inputs:
+        if value.name in values:
+            array = np.ascontiguousarray(values[value.name]).reshape(np.shape(values[value.name]))
+            value.data, value.dtype, value.shape = array, array.dtype, array.shape
+    graph.inputs = [v for v in graph.inputs if v.data is None]
+    return graph

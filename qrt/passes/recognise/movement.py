@@ -1,0 +1,241 @@
+"""Operators that move elements and compute nothing: they move codes, and DequantizeLinear sinks.
+
+Equations: move(DQ(q)) = DQ(move(q)); Q(move(x)) = move(Q(x)); table[move(q)] = move(table[q]).
+A maximum over a window is a movement too, where the function before it never decreases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrt.ir import Node, QParams, Value
+from qrt.passes.arithmetic import evaluate
+from qrt.passes.recognise.views import Codes, Fixed, Mapped, Plain, View
+from qrt.passes.recognise.walk import Outcome, Walk
+from qrt.passes.recognise.windows import window_attrs
+from qrt.quant.affine import S8, U8, Array, dequantize, flip, quantize, unsigned
+from qrt.quant.tables import is_monotone, quantize_table
+
+# these may give more elements than they take, so that a table belongs before them
+GROWING = ("Expand", "Tile", "Resize", "Upsample", "Gather")
+EXTREMES = ("MaxPool", "GlobalMaxPool")
+
+
+def move(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
+    """Any movement with one data input and one output."""
+    why = declined(walk, node)
+    if why:
+        return why
+    x = views[0]
+    if isinstance(x, Plain):
+        codes = walk.as_codes(x, node.required(0))
+        if codes is None or x.value.is_constant:
+            return "" if codes is None else _move_constant(walk, node, x)
+        x = codes
+    if isinstance(x, Codes):
+        if node.op == "Pad":
+            fill = walk.array(node.input(2))
+            value = 0 if fill is None else int(fill.reshape(())[()])
+            return move_codes(walk, node, x, value + (128 if x.dtype == S8 else 0))
+        return move_codes(walk, node, x, 0)
+    if isinstance(x, Fixed):
+        return _move_fixed(walk, node, x)
+    if isinstance(x, Mapped):
+        return _move_mapped(walk, node, x)
+    assert x is not None
+    return Moved(x, node)
+
+
+def split(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
+    """Split of codes; each part keeps the table that is still to come."""
+    x = views[0]
+    if isinstance(x, Plain):
+        x = walk.as_codes(x, node.required(0)) or x
+    if not isinstance(x, (Codes, Mapped)) or x.root.is_constant:
+        return "" if isinstance(x, Plain) else "what it splits is not quantized yet"
+    twin = _twin(node)
+    inputs = [x.root, *walk.reals(node, 1)]
+    outs = [walk.result(v, U8) for v in node.outputs]
+    twin.inputs, twin.outputs = inputs, outs
+    walk.append(twin)
+    if isinstance(x, Codes):
+        return [Codes(out, x.table, x.dtype) for out in outs]
+    return [_over(x, out) for out in outs]
+
+
+def move_codes(walk: Walk, node: Node, x: Codes, fill: int) -> Codes:
+    """The movement of `node` on codes; `fill` is the code that Pad pads with."""
+    late = node.op not in GROWING and (
+        is_monotone(x.table) if node.op in EXTREMES else node.op != "Pad"
+    )
+    root = x.root if late else walk.codes(x, node.required(0))
+    out = walk.result(node.outputs[0], U8)
+    moved = MACHINE.get(node.op, _emit_plain)(walk, node, root, out, fill)
+    return Codes(moved, x.table if late else None, x.dtype)
+
+
+def declined(walk: Walk, node: Node) -> str:
+    """Why a movement cannot be done on integers, or ''."""
+    if node.op == "MaxPool" and len(node.outputs) > 1:
+        return "its second output, Indices, is used"
+    if node.op in ("Resize", "Upsample"):
+        if node.attrs.get("mode", "nearest") != "nearest":
+            return f"mode {node.attrs['mode']} computes"
+        if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+            return "tf_crop_and_resize fills what lies outside"
+    if node.op == "Pad" and node.input(2) is not None and walk.array(node.input(2)) is None:
+        return "its fill value is computed while the model runs"
+    return ""
+
+
+@dataclass(eq=False)
+class Moved(View):
+    """A movement of what is not quantized yet: Q(move(x)) = move(Q(x))."""
+
+    inner: View
+    node: Node
+
+    def real(self, walk: Walk, like: Value) -> Value:
+        x = walk.real(self.inner, self.node.required(0))
+        return walk.emit_onnx(self.node, [x, *walk.reals(self.node, 1)], [like])[0]
+
+    def quantize(self, walk: Walk, y: QParams, like: Value, qmin: int, qmax: int) -> Codes:
+        source = self.node.required(0)
+        if self.node.op != "Pad":
+            codes = walk.quantize(self.inner, y, source, qmin, qmax)
+            return move_codes(walk, self.node, codes, 0)
+        code = int(quantize(pad_value(walk, self.node), y))
+        padded = move_codes(walk, self.node, walk.quantize(self.inner, y, source), code)
+        return padded.clamped(qmin, qmax)
+
+
+def pad_value(walk: Walk, node: Node) -> Array:
+    """float32: what Pad in mode constant fills with."""
+    fill = walk.array(node.input(2))
+    value = node.attrs.get("value", 0.0) if fill is None else fill.reshape(())[()]
+    return np.asarray(value, np.float32)
+
+
+def _move_mapped(walk: Walk, node: Node, x: Mapped) -> View:
+    """A function of codes moves by moving the codes."""
+    if node.op == "Pad" and node.attrs.get("mode", "constant") == "constant":
+        value = pad_value(walk, node)
+        have = x.quantized()
+        code = quantize(value, x.qparams)
+        if have is None or dequantize(code, x.qparams) != value:
+            return Moved(x, node)
+        return Mapped.dequantized(move_codes(walk, node, have[0], int(code)), have[1])
+    if node.op in EXTREMES and not is_monotone_real(x.reals):
+        return Moved(x, node)
+    if x.codes is not None:
+        codes = move_codes(walk, node, x.codes, 0)
+        return Mapped.dequantized(Codes(codes.root, codes.table), x.qparams)
+    return _over(x, move_codes(walk, node, Codes(x.root), 0).root)
+
+
+def is_monotone_real(reals: Array) -> bool:
+    """True when the float of a code never decreases as the code grows."""
+    return bool((np.diff(reals) >= 0).all())
+
+
+def _over(x: Mapped, root: Value) -> Mapped:
+    """The same function of another tensor of codes."""
+    codes = None if x.codes is None else Codes(root, x.codes.table)
+    return Mapped(root, x.reals, x.qparams, codes)
+
+
+def _move_constant(walk: Walk, node: Node, x: Plain) -> Outcome:
+    """Integers that are constant move now, as the type they have."""
+    assert x.value.data is not None
+    moved = _evaluate(walk, node, x.value.data)
+    return "" if moved is None else Plain(walk.constant(moved, node.outputs[0]))
+
+
+def _move_fixed(walk: Walk, node: Node, x: Fixed) -> Outcome:
+    """A dequantized constant: its integers move, and the axis of its scales with them."""
+    if node.op in ("Pad", *EXTREMES):
+        moved = _evaluate(walk, node, x.floats())
+        return "" if moved is None else Plain(walk.constant(moved, node.outputs[0]))
+    q = _evaluate(walk, node, x.q)
+    if q is None:
+        return ""
+    if x.qparams.per_tensor:
+        return Fixed(q, x.qparams)
+    shape = [1] * x.q.ndim
+    shape[x.qparams.axis or 0] = x.qparams.scale.size
+    index = np.arange(x.qparams.scale.size).reshape(shape)
+    moved_index = _evaluate(walk, node, np.broadcast_to(index, x.q.shape))
+    assert moved_index is not None
+    for axis in range(q.ndim):
+        line = np.moveaxis(moved_index, axis, 0).reshape(q.shape[axis], -1)
+        if line.size and (line == line[:, :1]).all():
+            picked = line[:, 0]
+            scale, zero_point = x.qparams.scale[picked], x.qparams.zero_point[picked]
+            return Fixed(q, QParams(scale, zero_point, x.qparams.dtype, axis))
+    moved = _evaluate(walk, node, x.floats())
+    assert moved is not None
+    return Plain(walk.constant(moved, node.outputs[0]))
+
+
+def _evaluate(walk: Walk, node: Node, x: Array) -> Array | None:
+    """The movement of a constant, when its other inputs are constant too."""
+    others = [walk.array(v) for v in node.inputs[1:]]
+    if any(a is None and v is not None for a, v in zip(others, node.inputs[1:], strict=True)):
+        return None
+    results = evaluate(node, [x, *others])
+    return None if results is None else results[0]
+
+
+def _emit_plain(walk: Walk, node: Node, root: Value, out: Value, fill: int) -> Value:
+    """The ONNX operator itself, on uint8."""
+    twin = _twin(node)
+    twin.inputs, twin.outputs = [root, *walk.reals(node, 1)], [out]
+    walk.append(twin)
+    return out
+
+
+def _emit_pad(walk: Walk, node: Node, root: Value, out: Value, fill: int) -> Value:
+    """Pad as of opset 13, its fill value a code."""
+    twin = _twin(node)
+    pads: Value | None
+    if node.version < 11:
+        pads = walk.constant(np.array(node.attrs["pads"], np.int64), node.outputs[0])
+    else:
+        pads = walk.real(walk.view(node.required(1)), node.required(1))
+    mode = node.attrs.get("mode", "constant")
+    code = walk.constant(np.array(fill, np.uint8), node.outputs[0]) if mode == "constant" else None
+    twin.inputs, twin.outputs = [root, pads, code, *walk.reals(node, 3)], [out]
+    twin.attrs, twin.version = {"mode": mode}, max(node.version, 13)
+    walk.append(twin)
+    return out
+
+
+def _emit_max_pool(walk: Walk, node: Node, root: Value, out: Value, fill: int) -> Value:
+    attrs = window_attrs(node, node.attrs["kernel_shape"])
+    attrs["ceil_mode"] = int(node.attrs.get("ceil_mode", 0))
+    return walk.emit("MaxPool", [root], attrs, out, node)
+
+
+def _emit_resize(walk: Walk, node: Node, root: Value, out: Value, fill: int) -> Value:
+    """qrt.Resize; `shapes` resolves its indices when the shapes are known."""
+    inputs: list[Value | None] = [root, *walk.reals(node, 1)]
+    return walk.emit("Resize", inputs, dict(node.attrs), out, node, version=node.version)
+
+
+MACHINE: dict[str, Callable[[Walk, Node, Value, Value, int], Value]] = {
+    "MaxPool": _emit_max_pool,
+    "Pad": _emit_pad,
+    "Resize": _emit_resize,
+    "Upsample": _emit_resize,
+}
+
+
+def _twin(node: Node) -> Node:
+    """A copy to be given other inputs and outputs."""
+    return Node(
+        node.op, [], [], dict(node.attrs), node.domain, node.name, node.index, node.version,
+        (node.name or f"{node.op}#{node.index}",),
+    )  # fmt: skip

@@ -1,0 +1,63 @@
+"""Random dynamic quantization: DynamicQuantizeLinear, an integer product, scaled to float."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tests.contract.inputs import Values
+from tests.contract.operators import OPERATORS as CONTRACT
+from tests.contract.values import Value, real
+
+from . import draw
+from .builder import Builder, Real, Tensor
+from .products import window_attributes
+
+
+def conv(b: Builder, x: Tensor) -> Tensor | Real:
+    """ConvInteger, Cast, Mul by both scales, sometimes a float bias."""
+    group = x.shape[1] if draw.chance(b.rng, 0.3) else 1
+    filters = group * draw.integer(b.rng, 1, 9)
+    attrs: dict[str, Any] = {**window_attributes(b, x.shape[2:], dilate=True), "group": group}
+    w = b.weights((filters, x.shape[1] // group, *attrs["kernel_shape"]), None)
+    bias_shape = (1, filters, *(1,) * (x.rank - 2))
+    return _scaled(b, x, w, "ConvInteger", bias_shape, attrs)
+
+
+def matmul(b: Builder, x: Tensor) -> Tensor | Real:
+    """MatMulInteger, Cast, Mul by both scales, sometimes a float bias."""
+    columns = draw.integer(b.rng, 1, 20)
+    axis = 1 if draw.chance(b.rng, 0.4) else None
+    w = b.weights((x.shape[-1], columns), axis)
+    return _scaled(b, x, w, "MatMulInteger", (columns,), {})
+
+
+def _scaled(
+    b: Builder, x: Tensor, w: Tensor, op: str, bias_shape: tuple[int, ...], attrs: dict[str, Any]
+) -> Tensor | Real:
+    source = b.dequantize(x)
+    q, scale, zero = _several(b, "DynamicQuantizeLinear", [source], 3)
+    zero_of_w = b.real_constant(w.zero_point, "zero")
+    (acc,) = _several(b, op, [q, b.real_constant(w.q, "w"), zero, zero_of_w], 1, attrs)
+    sums = b.float_node("Cast", [acc], to=1)
+    scales = b.float_node("Mul", [scale, b.real_constant(w.scale, "scale")])
+    y = b.float_node("Mul", [sums, scales])
+    if draw.chance(b.rng, 0.6):
+        spread = float(np.abs(real(y.value)).max()) or 1.0
+        bias = b.rng.normal(0, spread / 4, bias_shape).astype(np.float32)
+        y = b.float_node("Add", [y, b.real_constant(bias, "bias")])
+    if draw.chance(b.rng, 0.5):
+        y = b.float_node("Relu", [y])
+    return y if draw.chance(b.rng, 0.4) else b.quantize(y)
+
+
+def _several(
+    b: Builder, op: str, operands: list[Real], outputs: int, attrs: dict[str, Any] | None = None
+) -> list[Real]:
+    """Append a node with several outputs, or one that is not float."""
+    values: Values = [o.value for o in operands]
+    names = b.node_outputs(op, [o.name for o in operands], outputs, **(attrs or {}))
+    result = CONTRACT["", op](b.described(op, attrs or {}), values)
+    found: tuple[Value, ...] = result if isinstance(result, tuple) else (result,)
+    return [Real(name, value) for name, value in zip(names, found, strict=True)]
