@@ -67,7 +67,7 @@ def fill_rows(row, x, pad, work, lanes, mr, m0, m):  # type: ignore[no-untyped-d
     """Write rows[tap][r] for outputs m0 .. m0 + m behind the work area; returns their address.
 
     `lanes` is mr rounded up to a vector: the inner loop writes past a tap's rows, where the next
-    tap's follow. Rows from m on repeat the last, so that a whole tile can be computed.
+    tap's follow. Rows from m on point inside x or at the pad, so that a whole tile can be computed.
     """
     height, width = row[HEIGHT], row[WIDTH]
     out_width = row[OUT_WIDTH]
@@ -76,13 +76,29 @@ def fill_rows(row, x, pad, work, lanes, mr, m0, m):  # type: ignore[no-untyped-d
     image = m0 // pixels
     oy = (m0 - image * pixels) // out_width
     ox = m0 - image * pixels - oy * out_width
-    starts = as_i64(work)
-    tops = as_i64(work + LANES * 8)
-    lefts = as_i64(work + LANES * 16)
     stride_w = row[STRIDE_W]
     top = oy * row[STRIDE_H] - row[PAD_H]
     left = ox * stride_w - row[PAD_W]
     start = x + image * row[X_IMAGE] + top * x_row + left * x_pixel
+    slot = work + LANES * 24
+    if ox + m <= out_width:
+        # all outputs lie in one line: starts and columns are a ramp
+        for ky in range(row[KERNEL_H]):
+            dy = ky * row[DILATION_H]
+            line_inside = (top + dy >= 0) & (top + dy < height)
+            for kx in range(row[KERNEL_W]):
+                dx = kx * row[DILATION_W]
+                table = as_i64(slot)
+                at = start + dy * x_row + dx * x_pixel
+                for r in range(lanes):
+                    column = left + dx + r * stride_w
+                    inside = line_inside & (column >= 0) & (column < width)
+                    table[r] = at + r * stride_w * x_pixel if inside else pad
+                slot += mr * 8
+        return work + LANES * 24
+    starts = as_i64(work)
+    tops = as_i64(work + LANES * 8)
+    lefts = as_i64(work + LANES * 16)
     for r in range(mr):
         starts[r] = start
         tops[r] = top
@@ -100,7 +116,6 @@ def fill_rows(row, x, pad, work, lanes, mr, m0, m):  # type: ignore[no-untyped-d
                 top = oy * row[STRIDE_H] - row[PAD_H]
                 left = -row[PAD_W]
                 start = x + image * row[X_IMAGE] + top * x_row + left * x_pixel
-    slot = work + LANES * 24
     for ky in range(row[KERNEL_H]):
         dy = ky * row[DILATION_H]
         for kx in range(row[KERNEL_W]):

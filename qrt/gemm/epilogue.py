@@ -27,15 +27,23 @@ def requantize_u8(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], la
     ]
     limits = [load(b, b.add(arg["limits"], const(4 * i)), I32) for i in range(3)]
     zero_point = splat(b, b.trunc(limits[0], I16), 2 * lanes)
-    qmin, qmax = (splat(b, b.trunc(x, I8), nr) for x in limits[1:])
-    for r in range(len(acc)):
-        scaled = [
+    qmin, qmax = (splat(b, b.trunc(x, I8), 4 * lanes) for x in limits[1:3])
+    at_once = 4 // nv  # rows whose bytes fill one vector
+    for first in range(0, len(acc), at_once):
+        group = acc[first : first + at_once]
+        halves = []
+        ints = [
             _to_int(b, b.fmul(b.sitofp(a, floats), m), lanes)
-            for a, m in zip(acc[r], multipliers, strict=True)
+            for row in group
+            for a, m in zip(row, multipliers, strict=True)
         ]
-        narrow = _narrow(b, scaled, zero_point, lanes)
-        row = _minmax(b, _minmax(b, narrow, qmin, "umax"), qmax, "umin")
-        _store_row(b, fn, arg, r, row, 1)
+        ints += [ints[-1]] * (4 - len(ints))
+        for a, c in zip(ints[::2], ints[1::2], strict=True):
+            halves.append(_add_i16(b, _pack(b, a, c, "packssdw"), zero_point))
+        packed = _pack(b, halves[0], halves[1], "packuswb")
+        packed = _minmax(b, _minmax(b, packed, qmin, "umax"), qmax, "umin")
+        for i in range(len(group)):
+            _store_row(b, fn, arg, first + i, _row_of(b, packed, i, nv, lanes), 1)
 
 
 def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
@@ -66,38 +74,27 @@ def _to_int(b: Any, value: Any, lanes: int) -> Any:
     return b.call(f, [value])
 
 
-def _narrow(b: Any, ints: list[Any], zero_point: Any, lanes: int) -> Any:
-    """uint8 of ints + zero_point, saturating, in column order (see `order.py`)."""
-    wide = lanes == 16
-    halves = []
-    if len(ints) == 1:
-        ints = [ints[0], ints[0]]
-    for a, c in zip(ints[::2], ints[1::2], strict=True):
-        i16s = ir.VectorType(I16, 2 * lanes)
-        pack = declare(
-            b.module,
-            "llvm.x86.avx512.packssdw.512" if wide else "llvm.x86.avx2.packssdw",
-            i16s,
-            [a.type, a.type],
-        )
-        add = declare(b.module, f"llvm.sadd.sat.v{2 * lanes}i16", i16s, [i16s, i16s])
-        halves.append(b.call(add, [b.call(pack, [a, c]), zero_point]))
-    other = halves[1] if len(halves) == 2 else halves[0]
-    i8s = ir.VectorType(I8, 4 * lanes)
-    pack = declare(
-        b.module,
-        "llvm.x86.avx512.packuswb.512" if wide else "llvm.x86.avx2.packuswb",
-        i8s,
-        [other.type, other.type],
-    )
-    full = b.call(pack, [halves[0], other])
-    if len(halves) == 2:
-        return full
-    # one pair only: each 128-bit lane holds its 8 bytes twice; a single vector, its 4 bytes 4 times
-    keep = 8 if len(ints) == 2 and ints[0] is not ints[1] else 4
-    index = [16 * lane + i for lane in range(lanes // 4) for i in range(keep)]
+def _pack(b: Any, a: Any, c: Any, which: str) -> Any:
+    """x86's saturating packs of a and c: each 128-bit lane holds a's half, then c's."""
+    wide = a.type.count * a.type.element.width == 512
+    half = ir.VectorType(ir.IntType(a.type.element.width // 2), 2 * a.type.count)
+    name = f"llvm.x86.avx512.{which}.512" if wide else f"llvm.x86.avx2.{which}"
+    return b.call(declare(b.module, name, half, [a.type, a.type]), [a, c])
+
+
+def _add_i16(b: Any, a: Any, c: Any) -> Any:
+    add = declare(b.module, f"llvm.sadd.sat.v{a.type.count}i16", a.type, [a.type, a.type])
+    return b.call(add, [a, c])
+
+
+def _row_of(b: Any, packed: Any, i: int, nv: int, lanes: int) -> Any:
+    """Row i of the 4 / nv rows whose bytes alternate within every 128-bit lane of `packed`."""
+    if nv == 4:
+        return packed
+    per_lane = 4 * nv
+    index = [16 * lane + per_lane * i + j for lane in range(lanes // 4) for j in range(per_lane)]
     mask = ir.Constant(ir.VectorType(I32, len(index)), index)
-    return b.shuffle_vector(full, ir.Constant(full.type, ir.Undefined), mask)
+    return b.shuffle_vector(packed, ir.Constant(packed.type, ir.Undefined), mask)
 
 
 def _minmax(b: Any, a: Any, c: Any, which: str) -> Any:
