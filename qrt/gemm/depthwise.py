@@ -171,12 +171,15 @@ def _codegen(kind: str, family: str, lanes: int, pixels: int, shape: tuple[int, 
         from llvmlite import ir
 
         from qrt.gemm import depthwise_tile
+        from qrt.gemm.depthwise_carry import build_carry_row
         from qrt.gemm.epilogue import BUILDERS
 
         name = f"qrt_depthwise_{kind}_{family}_{lanes}_{shape[0]}x{shape[1]}"
         fn = builder.module.globals.get(name)
         dot = depthwise_tile.DOTS[family, lanes]
-        if fn is None and kind == "interleave":
+        if fn is None and kind == "carry":
+            fn = build_carry_row(builder.module, name, dot, *shape, BUILDERS["u8"])
+        elif fn is None and kind == "interleave":
             fn = depthwise_tile.build_interleave(builder.module, name, dot)
         elif fn is None:
             fn = depthwise_tile.build_tile(
@@ -208,6 +211,19 @@ def _interleave(family: str, rows: int, lanes: int) -> Any:
         return _signature(7), codegen
 
     return intrinsic(pairs)
+
+
+def _carry_row(family: str, lanes: int, stride: int) -> Any:
+    """Intrinsic over `depthwise_carry.ARGUMENTS` -> 0, for kernels 3 wide."""
+    codegen = _codegen("carry", family, lanes, 0, (3, stride))
+
+    def carry_row(  # type: ignore[no-untyped-def]
+        typingctx, p0, p1, p2, p3, s0, s1, s2, s3, pad, before, inside, width, weights, columns,
+        out, ldc, n, limits
+    ):  # fmt: skip
+        return _signature(18), codegen
+
+    return intrinsic(carry_row)
 
 
 def _tile(family: str, lanes: int, pixels: int, shape: tuple[int, int]) -> Any:
@@ -283,6 +299,11 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
     slim_interleave = _interleave(spec.family, rows, slim_lanes)
     wide_tiles = _any_row_tile(spec.family, wide_lanes, pixels)
     slim_tiles = _any_row_tile(spec.family, slim_lanes, pixels)
+    wide_carry1, wide_carry2, slim_carry1, slim_carry2 = (
+        _carry_row(spec.family, lanes, stride) if quads else wide_interleave
+        for lanes in (wide_lanes, slim_lanes)
+        for stride in (1, 2)
+    )
     itemsize = np.dtype(spec.weight_dtype).itemsize
     wide, slim = 4 * wide_lanes, 4 * slim_lanes
 
@@ -309,6 +330,8 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
         before = min(pad_w, total)
         inside = min(total - before, width)
         after = total - before - inside
+        # one dot group of rows, three columns: nothing needs to lie in scratch
+        carry = quads and groups == 1 and kernel_w == 3 and dilation_w == 1 and stride_w <= 2
         blocks_of_row = (channels + wide - 1) // wide
         units = row[BATCH] * out_height * blocks_of_row
         for unit in range(units * thread // threads, units * (thread + 1) // threads):
@@ -346,6 +369,23 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
                             p2, s2 = p, channels
                         else:
                             p3, s3 = p, channels
+                if quads and carry:
+                    weights = weights0 + c0 * rows * kernel_w * itemsize
+                    columns = columns0 + c0 * 8
+                    out = y + line * out_width * channels + c0
+                    if is_slim and stride_w == 1:
+                        slim_carry1(p0, p1, p2, p3, s0, s1, s2, s3, pad, before, inside, out_width,
+                                    weights, columns, out, channels, valid, limits)  # fmt: skip
+                    elif is_slim:
+                        slim_carry2(p0, p1, p2, p3, s0, s1, s2, s3, pad, before, inside, out_width,
+                                    weights, columns, out, channels, valid, limits)  # fmt: skip
+                    elif stride_w == 1:
+                        wide_carry1(p0, p1, p2, p3, s0, s1, s2, s3, pad, before, inside, out_width,
+                                    weights, columns, out, channels, valid, limits)  # fmt: skip
+                    else:
+                        wide_carry2(p0, p1, p2, p3, s0, s1, s2, s3, pad, before, inside, out_width,
+                                    weights, columns, out, channels, valid, limits)  # fmt: skip
+                    continue
                 middle = to + before * column_nbytes
                 end = middle + inside * column_nbytes
                 if quads:
@@ -361,6 +401,8 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
                     wide_interleave(pad, pad, 0, 0, to, column_nbytes, before)
                     wide_interleave(p0, p1, s0, s1, middle, column_nbytes, inside)
                     wide_interleave(pad, pad, 0, 0, end, column_nbytes, after)
+            if carry:
+                continue
             weights = weights0 + c0 * groups * rows * kernel_w * itemsize
             columns = columns0 + c0 * 8
             pixel_step = stride_w * column_nbytes
