@@ -63,8 +63,8 @@ FIELDS = (
 
 
 @helper
-def fill_rows(row, x, pad, work, lanes, mr, m0, m):  # type: ignore[no-untyped-def]
-    """Write rows[tap][r] for outputs m0 .. m0 + m behind the work area; returns their address.
+def fill_rows(row, x, pad, work, lanes, mr, m, image, oy, ox):  # type: ignore[no-untyped-def]
+    """Write rows[tap][r] for m outputs from (image, oy, ox) on; returns the address of rows.
 
     `lanes` is mr rounded up to a vector: the inner loop writes past a tap's rows, where the next
     tap's follow. Rows from m on point inside x or at the pad, so that a whole tile can be computed.
@@ -72,10 +72,6 @@ def fill_rows(row, x, pad, work, lanes, mr, m0, m):  # type: ignore[no-untyped-d
     height, width = row[HEIGHT], row[WIDTH]
     out_width = row[OUT_WIDTH]
     x_pixel, x_row = row[X_PIXEL], row[X_ROW]
-    pixels = row[OUT_HEIGHT] * out_width
-    image = m0 // pixels
-    oy = (m0 - image * pixels) // out_width
-    ox = m0 - image * pixels - oy * out_width
     stride_w = row[STRIDE_W]
     top = oy * row[STRIDE_H] - row[PAD_H]
     left = ox * stride_w - row[PAD_W]
@@ -135,6 +131,28 @@ def fill_rows(row, x, pad, work, lanes, mr, m0, m):  # type: ignore[no-untyped-d
 
 
 @helper
+def place(row, m):  # type: ignore[no-untyped-def]
+    """(image, oy, ox) of output m."""
+    pixels = row[OUT_HEIGHT] * row[OUT_WIDTH]
+    image = m // pixels
+    oy = (m - image * pixels) // row[OUT_WIDTH]
+    return image, oy, m - image * pixels - oy * row[OUT_WIDTH]
+
+
+@helper
+def advance(row, m, image, oy, ox):  # type: ignore[no-untyped-def]
+    """`place` of the output m further, without a division: one costs as much as a small tile."""
+    ox += m
+    while ox >= row[OUT_WIDTH]:
+        ox -= row[OUT_WIDTH]
+        oy += 1
+        if oy == row[OUT_HEIGHT]:
+            oy = 0
+            image += 1
+    return image, oy, ox
+
+
+@helper
 def is_dense(row):  # type: ignore[no-untyped-def]
     """True when output m reads the m-th pixel of x: a matrix product, or a 1x1 convolution."""
     return (
@@ -178,7 +196,8 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
 
     def product(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         threads = min(threads, row[MAX_THREADS])
-        if thread >= threads:
+        m_total = row[BATCH] * row[OUT_HEIGHT] * row[OUT_WIDTH]
+        if thread >= threads or m_total == 0:
             return 0
         n = row[N]
         taps = row[KERNEL_H] * row[KERNEL_W]
@@ -190,7 +209,6 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
         y_pixel = row[Y_PIXEL]
         panels = (n + nr - 1) // nr
         panel_nbytes = taps * k_groups * nr * weight_nbytes
-        m_total = row[BATCH] * row[OUT_HEIGHT] * row[OUT_WIDTH]
         m_tiles = (m_total + mr - 1) // mr
         # split by the dimension that leaves the threads the most equal shares
         by_rows = (m_tiles + threads - 1) // threads * panels
@@ -217,16 +235,17 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
             columns0 = operand(row, COLUMNS, arena, constants) + group * padded * 16
             sums0 = operand(row, SUMS, arena, constants) + group * m_total * 4
             for jc in range(p0, p1, row[BLOCK]):
+                image, oy, ox = place(row, t0 * mr)
                 for t in range(t0, t1):
                     m0 = t * mr
                     m = min(mr, m_total - m0)
                     one = has_single and m == 1
                     if one:
-                        rows = fill_rows(row, x, pad, work, 1, 1, m0, m)
+                        rows = fill_rows(row, x, pad, work, 1, 1, m, image, oy, ox)
                     elif dense:
                         rows = fill_dense_rows(row, x, work, row_lanes, m0, m)
                     else:
-                        rows = fill_rows(row, x, pad, work, row_lanes, mr, m0, m)
+                        rows = fill_rows(row, x, pad, work, row_lanes, mr, m, image, oy, ox)
                     sums = sums0 + m0 * 4 if row[HAS_SUMS] != 0 else 0
                     for j in range(jc, min(jc + row[BLOCK], p1)):
                         panel = panel0 + j * panel_nbytes
@@ -235,12 +254,12 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
                         out = y + m0 * y_pixel + j * nr * itemsize
                         if valid <= narrow_nr and narrow_nr < half_nr:
                             if one:
-                                rows = fill_rows(row, x, pad, work, row_lanes, mr, m0, m)
+                                rows = fill_rows(row, x, pad, work, row_lanes, mr, m, image, oy, ox)
                             narrow(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
                                    valid, limits)  # fmt: skip
                         elif valid <= half_nr and half_nr < nr:
                             if one:
-                                rows = fill_rows(row, x, pad, work, row_lanes, mr, m0, m)
+                                rows = fill_rows(row, x, pad, work, row_lanes, mr, m, image, oy, ox)
                             half(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
                                  valid, limits)  # fmt: skip
                         elif one:
@@ -249,6 +268,8 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
                         else:
                             wide(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
                                  valid, limits)  # fmt: skip
+                    if not dense:
+                        image, oy, ox = advance(row, mr, image, oy, ox)
         return 0
 
     return kernel(
@@ -282,19 +303,21 @@ def row_sums_extents(row: Mapping[str, int]) -> list[Extent]:
 @kernel("gemm_row_sums", FIELDS, row_sums_extents, family="gemm_sums")
 def row_sums_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
     threads = min(threads, row[MAX_THREADS])
-    if thread >= threads:
+    m_total = row[BATCH] * row[OUT_HEIGHT] * row[OUT_WIDTH]
+    if thread >= threads or m_total == 0:
         return 0
     taps = row[KERNEL_H] * row[KERNEL_W]
     channels = row[CHANNELS]
     work = operand(row, ROWS, arena, constants) + thread * (3 * LANES + taps + LANES) * 8
     pad = operand(row, PAD, arena, constants)
-    m_total = row[BATCH] * row[OUT_HEIGHT] * row[OUT_WIDTH]
     start, stop = share(m_total, thread, threads, 16)
     for group in range(row[GROUPS]):
         x = operand(row, X, arena, constants) + group * row[X_GROUP]
         y = as_i32(operand(row, Y, arena, constants) + group * m_total * 4)
+        image, oy, ox = place(row, start)
         for m in range(start, stop):
-            rows = fill_rows(row, x, pad, work, 1, 1, m, 1)
+            rows = fill_rows(row, x, pad, work, 1, 1, 1, image, oy, ox)
+            image, oy, ox = advance(row, 1, image, oy, ox)
             total = 0
             for tap in range(taps):
                 a = as_u8(as_i64(rows)[tap])
