@@ -25,7 +25,7 @@ FLOAT_TOLERANCE = 2e-5  # float outputs, relative to the largest: sums of float3
 def onnxruntime_outputs(
     model: onnx.ModelProto, inputs: dict[str, Array]
 ) -> dict[str, Array] | None:
-    """As written, nothing fused; None when ONNX Runtime has no such kernel or refuses its pads."""
+    """As written, nothing fused; None when ONNX Runtime has no such kernel or refuses it."""
     ort: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -37,7 +37,8 @@ def onnxruntime_outputs(
         )
         outputs = session.run(None, inputs)
     except Exception as error:
-        refusals = ("NOT_IMPLEMENTED", "padding values must be non-negative")
+        # its shape inference keeps a window of ceil_mode that its kernels drop
+        refusals = ("NOT_IMPLEMENTED", "padding values must be non-negative", "ShapeInferenceError")
         if any(refusal in str(error) for refusal in refusals):
             return None
         raise

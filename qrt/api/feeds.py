@@ -43,7 +43,8 @@ def as_tensor(value: Any, argument: Argument) -> Array:
     dtype: they become the argument's when that keeps their kind and, for integers, their value.
     """
     expected = argument.dtype
-    untyped = isinstance(value, (bool, int, float, complex, list, tuple))
+    plain = isinstance(value, (bool, int, float, complex, list, tuple))
+    untyped = plain and not isinstance(value, np.generic)  # np.float64 is a float, too
     try:
         array = np.asarray(value)
     except Exception as error:  # whatever an object's __array__ raises

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from qrt.api.recipe import OptimizedGraph
+from qrt.api.recipe import ModelRecipe
 from qrt.api.session import Session
 from qrt.errors import QrtError
 from qrt.simd.features import active_features
@@ -44,5 +44,5 @@ def session_arguments(
     count = resolve_threads(threads)
     from qrt.loader import load_graph  # imports onnx, which a running session does not need
 
-    recipe = OptimizedGraph(load_graph(model), active)
+    recipe = ModelRecipe(load_graph(model), active)
     return {"recipe": recipe, "features": active, "threads": count, "max_bytes": max_bytes}

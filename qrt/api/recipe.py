@@ -25,11 +25,12 @@ class Recipe(Protocol):
         ...
 
 
-class OptimizedGraph:
-    """A loaded graph and its form after the shape-independent passes.
+class ModelRecipe:
+    """The passes over a loaded graph: those that need no shapes run once, the others per shape.
 
     `fixed_inputs` are inputs whose values must be known before rows can be made (scales, zero
-    points, weights, shapes given as inputs): the passes run again for each set of values.
+    points, weights, shapes given as inputs, as in ONNX's own tests); a model that has some is
+    optimized per value.
     """
 
     def __init__(self, loaded: Graph, features: frozenset[str]) -> None:
@@ -45,7 +46,7 @@ class OptimizedGraph:
     ) -> Graph:
         """See `Recipe`."""
         graph = self.graph
-        if values:
-            graph = self._passes.optimize(self._passes.bind_values(graph, values), self._features)
-        free = {v.name for v in graph.inputs}
-        return self._passes.specialize(graph, {k: v for k, v in shapes.items() if k in free})
+        if self.fixed_inputs:
+            bound = self._passes.bind_values(graph, values)
+            graph = self._passes.optimize(bound, self._features)
+        return self._passes.specialize(graph, shapes)

@@ -49,6 +49,7 @@ class Session:
         self._ops = ops
         self._inputs = tuple(Argument.of(v) for v in recipe.graph.inputs)
         self._outputs = tuple(Argument.of(v) for v in recipe.graph.outputs)
+        self._output_index = {argument.name: i for i, argument in enumerate(self._outputs)}
         self._overridable = tuple(
             Argument.of(v) for v in recipe.graph.values() if v.name in recipe.graph.overridable
         )
@@ -86,7 +87,7 @@ class Session:
             return self._run_checked(output_names, input_feed)
         return executor.run(arrays, self._indices(output_names) if output_names else None)
 
-    def __call__(self, *args: Any, **inputs: Any) -> Any:
+    def __call__(self, /, *args: Any, **inputs: Any) -> Any:
         """Run on arrays in the order of the inputs, or by name; one output alone, else a list."""
         if len(args) > len(self._inputs):
             raise InputError(f"the model has {len(self._inputs)} inputs, got {len(args)}")
@@ -148,7 +149,7 @@ class Session:
         return executor.run(arrays, which)
 
     def _indices(self, names: Sequence[str]) -> list[int]:
-        known = {argument.name: i for i, argument in enumerate(self._outputs)}
+        known = self._output_index
         if isinstance(names, str):
             raise InputError(f"output names must be a list, got the string {names!r}")
         try:

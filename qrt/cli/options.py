@@ -25,7 +25,7 @@ def add_session(parser: argparse.ArgumentParser) -> None:
         "--features",
         metavar="SPEC",
         help="CPU features to use: portable, avx2, avx512vnni, ... and/or +name,-name"
-        " (default: all that this CPU has)",
+        " (default: all that this CPU has); --features=-name where it begins with a dash",
     )
 
 

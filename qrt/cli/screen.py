@@ -27,8 +27,8 @@ def one_line(text: str) -> str:
 
 
 def show_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object; numbers that JSON does not have (NaN, infinities) become strings."""
-    print(json.dumps(_jsonable(value), indent=1, allow_nan=False))
+    """Print one JSON object in one line; NaN and infinities, which JSON lacks, become strings."""
+    print(json.dumps(_jsonable(value), allow_nan=False))
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:

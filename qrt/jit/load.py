@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -46,3 +47,12 @@ def _load(objects: dict[str, bytes], target: Target) -> None:
         if not address:
             raise CompileError(f"kernel {name!r} has no address after loading")
         _addresses[target, name] = address
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # whoever held it does not exist in the child
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -14,9 +14,9 @@ from qrt.errors import UnsupportedError
 from qrt.ir import Node, QParams
 from qrt.jit.declare import Extent, Kernel, kernel, slots
 from qrt.ops.channels import channel_view
-from qrt.ops.quantize import along_axis
 from qrt.ops.sizes import product
 from qrt.ops.spec import Array, Lowering, OpSpec
+from qrt.quant.affine import dequantize
 from qrt.simd.memory import as_f32, as_i8, as_i16, as_i32, as_u8, as_u16, operand, row_f32
 from qrt.simd.scalar import share, sub32
 
@@ -35,13 +35,6 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     (q,) = inputs
     assert q is not None
     return [dequantize(q, node.attrs["x"])]
-
-
-def dequantize(q: Array, qparams: QParams) -> Array:
-    """DequantizeLinear of `q` in plain NumPy."""
-    zero_point = along_axis(qparams.zero_point, qparams, q.ndim).astype(np.int64)
-    scale = along_axis(qparams.scale, qparams, q.ndim)
-    return np.asarray((q.astype(np.int64) - zero_point).astype(np.float32) * scale)
 
 
 def lower(node: Node, program: Lowering) -> None:

@@ -48,6 +48,23 @@ def memory_order(value: Value) -> Ints:
     return value.layout if value.layout is not None else tuple(range(len(value.static_shape)))
 
 
+def common_order(x: Value, y: Value) -> Ints:
+    """An order of the axes that is the memory order of both, axes of size 1 standing anywhere.
+
+    UnsupportedError when there is none.
+    """
+    for order in (memory_order(x), memory_order(y)):
+        if all(
+            [a for a in order if v.static_shape[a] != 1]
+            == [a for a in memory_order(v) if v.static_shape[a] != 1]
+            for v in (x, y)
+        ):
+            return order
+    raise UnsupportedError(
+        f"input and output must lie in one memory order, got {x.layout} and {y.layout}"
+    )
+
+
 def element_strides(value: Value) -> Ints:
     """Elements from one index to the next, per logical axis."""
     shape = value.static_shape

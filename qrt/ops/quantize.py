@@ -14,9 +14,10 @@ import numpy as np
 from qrt.errors import UnsupportedError
 from qrt.ir import Node, QParams
 from qrt.jit.declare import Extent, Kernel, kernel, slots
-from qrt.ops.channels import channel_view, normalized_axis
+from qrt.ops.channels import channel_view
 from qrt.ops.sizes import product
 from qrt.ops.spec import Array, Lowering, OpSpec
+from qrt.quant.affine import quantize
 from qrt.simd.memory import as_f32, as_i32, as_u8, as_u16, operand, row_f32
 from qrt.simd.scalar import clamp_f32, round_i32, share, sub32
 
@@ -39,24 +40,6 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     (x,) = inputs
     assert x is not None
     return [quantize(x, node.attrs["y"])]
-
-
-def quantize(x: Array, qparams: QParams) -> Array:
-    """QuantizeLinear of the float32 array `x` in plain NumPy."""
-    scale, zero_point = (along_axis(a, qparams, x.ndim) for a in (qparams.scale, qparams.zero_point))
-    with np.errstate(all="ignore"):
-        t = np.rint(x / scale).astype(np.float64)
-    t = np.where(np.isnan(t), -np.inf, t) + zero_point.astype(np.float64)
-    return np.clip(t, qparams.qmin, qparams.qmax).astype(qparams.dtype)
-
-
-def along_axis(parameter: Array, qparams: QParams, rank: int) -> Array:
-    """A scale or zero point in a shape that broadcasts to the tensor."""
-    if qparams.axis is None:
-        return parameter
-    shape = [1] * rank
-    shape[normalized_axis(qparams.axis, rank)] = parameter.size
-    return parameter.reshape(shape)
 
 
 def lower(node: Node, program: Lowering) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from qrt.errors import UnsupportedError
 from qrt.ir import Value
-from qrt.ops.nests import Nest, collapse, element_strides, memory_order, names, numbered, reach
+from qrt.ops.nests import Nest, collapse, common_order, element_strides, memory_order, names, numbered, reach
 
 OUTER = 3  # loops over outputs
 INNER = 3  # loops over what is reduced
@@ -56,3 +56,25 @@ def nest_reach(row: Mapping[str, int]) -> tuple[tuple[int, int], tuple[int, int]
     reduced = numbered(row, "r", INNER)
     strides = [*numbered(row, "x_stride", OUTER), *numbered(row, "r_stride", INNER)]
     return reach([*sizes, *reduced], strides), reach(sizes, numbered(row, "y_stride", OUTER))
+
+
+def softmax_fields(x: Value, y: Value, axes: tuple[int, ...]) -> dict[str, int]:
+    """Row fields of an operator that keeps the shape but normalises over `axes`.
+
+    x and y lie in one memory order, so y strides serve x too.
+    """
+    order = common_order(x, y)
+    shape, strides = x.static_shape, element_strides(x)
+    kept = [a for a in order if a not in axes]
+    inner = [a for a in order if a in axes]
+    outer_strides = [strides[a] for a in kept]
+    outputs = collapse([shape[a] for a in kept], outer_strides, outer_strides)
+    reduced = collapse([shape[a] for a in inner], [strides[a] for a in inner])
+    return nest_fields(outputs, reduced)
+
+
+def softmax_reach(row: Mapping[str, int]) -> tuple[int, int]:
+    """Element range that a row with `softmax_fields` touches in x and in y."""
+    if numbered(row, "x_stride", OUTER) != numbered(row, "y_stride", OUTER):
+        raise ValueError("x and y must have equal strides")
+    return nest_reach(row)[0]

@@ -15,14 +15,13 @@ import numpy as np
 from qrt.errors import UnsupportedError
 from qrt.ir import Node
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
-from qrt.ops.dequantize import dequantize
 from qrt.ops.index_copy import emit_index_copy
 from qrt.ops.movement import itemsize_of
-from qrt.ops.nests import memory_order
-from qrt.ops.quantize import quantize
+from qrt.ops.nests import common_order
 from qrt.ops.resize_axes import NEAREST, Resizing, parse
 from qrt.ops.sizes import product, within
 from qrt.ops.spec import Array, Lowering, OpSpec
+from qrt.quant.affine import dequantize, quantize
 from qrt.simd.memory import as_f32, as_i32, as_u8, operand, row_f32
 from qrt.simd.scalar import quantize_u8, share, sub32
 from qrt.simd.vectors import (
@@ -80,9 +79,7 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
 def lower(node: Node, program: Lowering) -> None:
     x, y = node.required(0), node.outputs[0]
     resizing = parse(node)
-    order = memory_order(x)
-    if memory_order(y) != order:
-        raise UnsupportedError("Resize needs input and output in one memory order")
+    order = common_order(x, y)
     if resizing.mode == NEAREST:
         picked = {a.axis: a.nearest(resizing.rounding(a)) for a in resizing.axes}
         emit_index_copy(
@@ -90,7 +87,7 @@ def lower(node: Node, program: Lowering) -> None:
             program.operand(x),
             program.operand(y),
             itemsize_of(x),
-            x.physical_shape,
+            [x.static_shape[a] for a in order],
             [picked.get(axis) for axis in order],
         )
         return
@@ -111,7 +108,7 @@ def _lower_linear(
     places = [order.index(a.axis) for a in axes]
     if len(axes) > 2 or places != sorted(places):
         raise UnsupportedError(f"linear Resize along {len(axes)} axes in this memory order")
-    memory = x.physical_shape
+    memory = [x.static_shape[a] for a in order]
     first, second = (places if len(places) == 2 else [-1, *places] if places else [-1, -1])
     fields: dict[str, object] = {}
     for name, place, axis in (

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from qrt.ir import Graph
+from qrt.passes.batchnorm import fold_batchnorm
 from qrt.passes.dead import remove_dead
 from qrt.passes.fold import bind_values, fold_constants
 from qrt.passes.identities import drop_identities
@@ -19,6 +20,7 @@ from qrt.passes.ranks import infer_ranks
 from qrt.passes.recognise import recognise
 from qrt.passes.reshapes import merge_reshapes
 from qrt.passes.shapes import bind_shapes
+from qrt.passes.sink_copies import sink_copies
 from qrt.passes.values import specialised_inputs
 
 __all__ = ["bind_values", "optimize", "specialised_inputs", "specialize"]
@@ -29,6 +31,7 @@ Pass = Callable[[Graph], Graph]
 OPTIMIZE: list[Pass] = [
     fold_constants,
     drop_identities,
+    fold_batchnorm,
     remove_dead,
     infer_ranks,
     fold_constants,
@@ -42,6 +45,7 @@ SPECIALIZE: list[Pass] = [
     merge_reshapes,
     remove_dead,
     choose_layouts,
+    sink_copies,
 ]
 
 

@@ -1,7 +1,7 @@
-"""NumPy meanings of the operators that shapes and constants are computed with.
+"""What a node makes of constants: the operators that shapes and constants are computed with.
 
-Each takes a node and its input arrays and gives its outputs, or None when it declines: an output
-larger than MAX_NBYTES, or a case it does not cover.
+FOLDS has the arithmetic, for every type; operators of qrt.ops, movement above all, have a
+reference. Both decline (None) an output larger than MAX_NBYTES and a case they do not cover.
 """
 
 from __future__ import annotations
@@ -13,27 +13,47 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qrt.ir import Node
+from qrt.errors import QrtError, UnsupportedError, at_node
+from qrt.ir import Node, Value
+from qrt.ops import OPS
 from qrt.quant import functions
 from qrt.quant.affine import Array
 
-MAX_NBYTES = 64 * 1024 * 1024  # a constant larger than this is computed while the model runs
+# a constant larger than this, and than what it is made of, is computed while the model runs
+MAX_NBYTES = 64 * 1024 * 1024
 
 Inputs = Sequence[Array | None]
-Fold = Callable[[Node, Inputs], "list[Array] | Array | None"]
+Fold = Callable[[Node, Inputs], "Array | None"]
 
 
 def evaluate(node: Node, inputs: Inputs) -> list[Array] | None:
-    """The outputs of `node` on constant inputs, or None when it is not one of FOLDS or declines."""
+    """The outputs of `node` on constant inputs, or None when nobody knows or declines."""
     fold = FOLDS.get(node.op) if node.domain == "" else None
     if fold is None:
-        return None
+        return _reference(node, inputs)
     with np.errstate(all="ignore"):
         result = fold(node, inputs)
-    if result is None:
+    return None if result is None or result.nbytes > MAX_NBYTES else [np.asarray(result)]
+
+
+def _reference(node: Node, inputs: Inputs) -> list[Array] | None:
+    spec = OPS.get((node.domain, node.op))
+    if spec is None or spec.reference is None:
         return None
-    outputs = result if isinstance(result, list) else [np.asarray(result)]
-    return outputs if sum(a.nbytes for a in outputs) <= MAX_NBYTES else None
+    values = [None if a is None else Value("", a.dtype, a.shape, a) for a in inputs]
+    twin = Node(
+        node.op, list(values), node.outputs, node.attrs, node.domain, node.name, node.index,
+        node.version,
+    )  # fmt: skip
+    try:
+        sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in spec.infer(twin)]  # type: ignore[call-overload]
+        if sum(sizes) > max(MAX_NBYTES, sum(a.nbytes for a in inputs if a is not None)):
+            return None
+        return [np.asarray(a) for a in spec.reference(twin, inputs)]
+    except UnsupportedError:
+        return None
+    except QrtError as error:
+        at_node(error, node.where)
 
 
 def integers(node: Node, inputs: Inputs, i: int, attr: str) -> list[int] | None:
@@ -62,84 +82,6 @@ def _first(inputs: Inputs) -> Array:
     return inputs[0]
 
 
-def _reshape(node: Node, inputs: Inputs) -> Array | None:
-    x, target = _first(inputs), integers(node, inputs, 1, "shape")
-    assert target is not None
-    shape = reshape_target(x.shape, target, bool(node.attrs.get("allowzero", 0)))
-    return x.reshape(shape) if math.prod(shape) == x.size else None
-
-
-def _flatten(node: Node, inputs: Inputs) -> Array:
-    x, axis = _first(inputs), int(node.attrs.get("axis", 1))
-    axis += x.ndim if axis < 0 else 0
-    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
-
-
-def _squeeze(node: Node, inputs: Inputs) -> Array:
-    axes = integers(node, inputs, 1, "axes")
-    return _first(inputs).squeeze(None if axes is None else tuple(axes))
-
-
-def _unsqueeze(node: Node, inputs: Inputs) -> Array:
-    axes = integers(node, inputs, 1, "axes")
-    assert axes is not None
-    return np.expand_dims(_first(inputs), tuple(axes))
-
-
-def _transpose(node: Node, inputs: Inputs) -> Array:
-    x = _first(inputs)
-    return x.transpose(node.attrs.get("perm") or tuple(reversed(range(x.ndim))))
-
-
-def _concat(node: Node, inputs: Inputs) -> Array:
-    return np.concatenate([a for a in inputs if a is not None], int(node.attrs.get("axis", 1)))
-
-
-def _slice(node: Node, inputs: Inputs) -> Array:
-    """NumPy clamps as ONNX does, but for a negative step down to and including element 0."""
-    x = _first(inputs)
-    starts, ends = integers(node, inputs, 1, "starts"), integers(node, inputs, 2, "ends")
-    assert starts is not None and ends is not None
-    axes = integers(node, inputs, 3, "axes") or list(range(len(starts)))
-    steps = integers(node, inputs, 4, "steps") or [1] * len(starts)
-    index: list[Any] = [slice(None)] * x.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        size = x.shape[axis]
-        # a start before the first element, walked backwards, selects nothing in ONNX's clamping
-        begin = max(start, -size) if step < 0 else start
-        index[axis] = slice(begin, None if step < 0 and end < -size else end, step)
-    return x[tuple(index)]
-
-
-def _gather(node: Node, inputs: Inputs) -> Array | None:
-    x, indices = _first(inputs), inputs[1]
-    axis = int(node.attrs.get("axis", 0))
-    assert indices is not None
-    size = x.shape[axis]
-    if indices.size and (indices.min() < -size or indices.max() >= size):
-        return None
-    if x.size // max(size, 1) * indices.size * x.itemsize > MAX_NBYTES:
-        return None
-    return np.take(x, indices, axis)
-
-
-def _expand(node: Node, inputs: Inputs) -> Array | None:
-    target = integers(node, inputs, 1, "shape")
-    assert target is not None
-    shape = np.broadcast_shapes(_first(inputs).shape, tuple(target))
-    if math.prod(shape) * _first(inputs).itemsize > MAX_NBYTES:
-        return None
-    return np.ascontiguousarray(np.broadcast_to(_first(inputs), shape)).reshape(shape)
-
-
-def _tile(node: Node, inputs: Inputs) -> Array | None:
-    repeats = integers(node, inputs, 1, "repeats")
-    assert repeats is not None
-    if _first(inputs).nbytes * math.prod(repeats) > MAX_NBYTES:
-        return None
-    return np.tile(_first(inputs), repeats)
-
-
 def _constant_of_shape(node: Node, inputs: Inputs) -> Array | None:
     shape = integers(node, inputs, 0, "shape")
     value = np.asarray(node.attrs.get("value", np.zeros(1, np.float32)))
@@ -162,37 +104,6 @@ def _cast(node: Node, inputs: Inputs) -> Array | None:
     x = _first(inputs)
     plain = x.dtype.kind in "iufb" and dtype.kind in "iufb"
     return x.astype(dtype) if plain else None
-
-
-def _pad(node: Node, inputs: Inputs) -> Array | None:
-    x = _first(inputs)
-    pads = integers(node, inputs, 1, "pads") if node.version >= 11 else node.attrs["pads"]
-    axes = integers(node, inputs, 3, "axes") or list(range(x.ndim))
-    if node.attrs.get("mode", "constant") != "constant" or min(pads or [0]) < 0:
-        return None
-    fill = inputs[2] if len(inputs) > 2 else None
-    value = np.asarray(node.attrs.get("value", 0.0) if fill is None else fill).reshape(())
-    widths = [(0, 0)] * x.ndim
-    for i, axis in enumerate(axes):
-        widths[axis] = (int(pads[i]), int(pads[i + len(axes)]))
-    size = math.prod(n + b + e for n, (b, e) in zip(x.shape, widths, strict=True))
-    if size * x.itemsize > MAX_NBYTES:
-        return None
-    return np.pad(x, widths, constant_values=value.astype(x.dtype))
-
-
-def _split(node: Node, inputs: Inputs) -> list[Array] | None:
-    x, axis, parts = _first(inputs), int(node.attrs.get("axis", 0)), len(node.outputs)
-    sizes = split_sizes(node, x.shape[axis], integers(node, inputs, 1, "split"), parts)
-    return list(np.split(x, np.cumsum(sizes)[:-1], axis))
-
-
-def split_sizes(node: Node, length: int, given: list[int] | None, parts: int) -> list[int]:
-    """Lengths that Split cuts an axis into; equal ones (the last may be short) if not given."""
-    if given:
-        return given
-    chunk = -(-length // parts)
-    return [min(chunk, max(length - chunk * i, 0)) for i in range(parts)]
 
 
 def _reduce(function: Callable[..., Any]) -> Fold:
@@ -239,6 +150,11 @@ def _binary(node: Node, inputs: Inputs) -> Array | None:
     return result
 
 
+def _where(node: Node, inputs: Inputs) -> Array:
+    condition, x, y = (np.asarray(a) for a in inputs)
+    return np.where(condition, x, y)
+
+
 def _compare(function: Callable[..., Any]) -> Fold:
     return lambda node, inputs: np.asarray(function(*inputs))
 
@@ -248,32 +164,19 @@ FOLDS: dict[str, Fold] = {
     **dict.fromkeys(functions.BINARY, _binary),
     "And": _compare(np.logical_and),
     "Cast": _cast,
-    "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Equal": _compare(np.equal),
-    "Expand": _expand,
-    "Flatten": _flatten,
-    "Gather": _gather,
     "Greater": _compare(np.greater),
     "GreaterOrEqual": _compare(np.greater_equal),
-    "Identity": lambda node, inputs: _first(inputs),
     "Less": _compare(np.less),
     "LessOrEqual": _compare(np.less_equal),
     "Not": _compare(np.logical_not),
     "Or": _compare(np.logical_or),
-    "Pad": _pad,
     "Range": _range,
     "ReduceMax": _reduce(np.max),
     "ReduceMin": _reduce(np.min),
     "ReduceProd": _reduce(np.prod),
     "ReduceSum": _reduce(np.sum),
-    "Reshape": _reshape,
     "Size": lambda node, inputs: np.array(_first(inputs).size, np.int64),
-    "Slice": _slice,
-    "Split": _split,
-    "Squeeze": _squeeze,
-    "Tile": _tile,
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
-    "Where": lambda node, inputs: np.where(*inputs),
+    "Where": _where,
 }

@@ -13,7 +13,8 @@ from qrt.ir import Graph, Node, Value
 from qrt.passes.arithmetic import evaluate
 from qrt.quant.affine import Array
 
-QUANTIZATION = ("DequantizeLinear", "QuantizeLinear")
+# left to recognition; an Identity left at this point writes a graph output
+KEPT = ("DequantizeLinear", "Identity", "QuantizeLinear")
 
 
 def fold_constants(graph: Graph) -> Graph:
@@ -25,22 +26,30 @@ def fold_constants(graph: Graph) -> Graph:
         if arrays is None:
             kept.append(node)
             continue
-        for value, array in zip(node.outputs, arrays, strict=True):
-            value.data, value.dtype, value.shape = array, array.dtype, array.shape
-            if value in outputs:
-                # a graph output is written by a node, a constant one too
-                source = Value(f"{value.name}/constant", array.dtype, array.shape, array)
-                value.data = None
-                kept.append(Node("Identity", [source], [value], version=13, index=node.index))
+        kept.extend(set_constants(node, arrays, outputs))
     graph.nodes = kept
     return graph
+
+
+def set_constants(node: Node, arrays: list[Array], outputs: set[Value]) -> list[Node]:
+    """Make the outputs of `node` constants; one that is a graph output is written by an Identity,
+    which is returned."""
+    writers = []
+    for value, array in zip(node.outputs, arrays, strict=False):
+        value.dtype, value.shape = array.dtype, array.shape
+        if value in outputs:
+            source = Value(f"{value.name}/constant", array.dtype, array.shape, array)
+            writers.append(Node("Identity", [source], [value], version=13, index=node.index))
+        else:
+            value.data = array
+    return writers
 
 
 def folded(node: Node) -> list[Array] | None:
     """The outputs of `node`, where they are known before the first run."""
     if node.domain == "" and node.op in ("Shape", "Size"):
         return _shape(node)
-    if not node.inputs or node.op in QUANTIZATION:
+    if not node.inputs or node.op in KEPT:
         return None
     if any(v is not None and v.data is None for v in node.inputs):
         return None

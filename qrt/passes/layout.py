@@ -1,5 +1,6 @@
-"""Memory order: docs/machine.md "Memory order". Shapes are bound; only `Value.layout` and Copy change.
+"""Memory order: docs/machine.md "Memory order". Only `Value.layout` changes, and Copy is inserted.
 
+Transpose(x) is x with its axes renamed; Copy(x) = x in another order; shapes are bound.
 Orders that differ only in axes of length 1 are the same order, so they are compared without them.
 """
 
@@ -104,7 +105,9 @@ class _Layouts:
         value.name += "/channels_last"
         producer = next(n for n in reversed(self.nodes) if value in n.outputs)
         self.nodes.append(
-            Node("Copy", [value], [out], {}, "qrt", producer.name, producer.index, 1, producer.origin)
+            Node(
+                "Copy", [value], [out], {}, "qrt", producer.name, producer.index, 1, producer.origin
+            )
         )
         return out
 

@@ -8,12 +8,14 @@ when shapes are bound.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from qrt.ir import Graph, Node, Value
 from qrt.ir.graph import Dim, Shape
 from qrt.passes.arithmetic import integers, reshape_target
+from qrt.passes.spellings import SPELLINGS, operands_of
 
 Rule = Callable[[Node], "Shape | None"]
 
@@ -27,9 +29,28 @@ def infer_ranks(graph: Graph) -> Graph:
             _several(node)
         elif rule is not None and node.outputs[0].shape is None:
             node.outputs[0].shape = rule(node)
-        if node.op == "DynamicQuantizeLinear":
-            node.outputs[0].dtype = np.dtype(np.uint8)
+        for value in node.outputs:
+            value.dtype = value.dtype or _dtype(node, name)
     return graph
+
+
+def _dtype(node: Node, name: str) -> np.dtype[Any] | None:
+    """The type of the outputs, of operators that keep or quantize a tensor."""
+    if node.op == "DynamicQuantizeLinear":
+        return np.dtype(np.uint8)
+    if node.op == "DequantizeLinear":
+        return node.required(1).dtype
+    source: Value | None = None
+    if node.op == "QuantizeLinear":
+        source = node.input(2)
+        return np.dtype(np.uint8) if source is None else source.dtype
+    if node.op in SPELLINGS:
+        if node.input(SPELLINGS[node.op].y) is None:
+            return np.dtype(np.float32)
+        source = node.input(SPELLINGS[node.op].y + 1) or node.input(operands_of(node)[0][0])
+    elif name in MOVEMENT and node.domain == "":
+        source = node.input(0)
+    return None if source is None else source.dtype
 
 
 def _shape(node: Node, i: int = 0) -> Shape | None:
@@ -236,6 +257,12 @@ SAME = (
 BROADCAST = (
     "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max",
     "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where",
+)  # fmt: skip
+# the first output has the first input's type
+MOVEMENT = (
+    "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GlobalMaxPool",
+    "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze",
+    "Tile", "Transpose", "Unsqueeze", "Upsample",
 )  # fmt: skip
 REDUCE = ("Max", "Mean", "Min", "Prod", "Sum", "L1", "L2", "LogSumExp", "SumSquare")
 

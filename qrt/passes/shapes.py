@@ -10,12 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qrt.errors import InputError, QrtError, UnsupportedError, at_node
-from qrt.ir import Graph, Node, Value
+from qrt.errors import InputError, ModelError, QrtError, UnsupportedError, at_node
+from qrt.ir import Graph, Node
 from qrt.ops import OPS
-from qrt.passes.fold import QUANTIZATION, folded
+from qrt.passes.fold import folded, set_constants
 from qrt.passes.resolve import resolve
-from qrt.quant.affine import Array
 
 
 def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
@@ -27,38 +26,15 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     kept: list[Node] = []
     outputs = set(graph.outputs)
     for original in graph.nodes:
-        for node in resolve(original):
-            arrays = _folded(node)
-            if arrays is None:
-                _infer(graph, node)
-                kept.append(node)
-                continue
-            for value, array in zip(node.outputs, arrays, strict=True):
-                value.dtype, value.shape = array.dtype, array.shape
-                if value in outputs:
-                    source = Value(f"{value.name}/constant", array.dtype, array.shape, array)
-                    kept.append(Node("Identity", [source], [value], version=13, index=node.index))
-                else:
-                    value.data = array
+        node = resolve(original)
+        arrays = folded(node)
+        if arrays is None:
+            _infer(graph, node)
+            kept.append(node)
+            continue
+        kept.extend(set_constants(node, arrays, outputs))
     graph.nodes = kept
     return graph
-
-
-def _folded(node: Node) -> list[Array] | None:
-    """The node's outputs, where they no longer depend on the inputs' elements."""
-    arrays = folded(node)
-    if arrays is not None or node.op in QUANTIZATION or not node.inputs:
-        return arrays
-    spec = OPS.get((node.domain, node.op))
-    if spec is None or spec.reference is None or node.op == "Identity":
-        return None
-    if any(v is not None and v.data is None for v in node.inputs):
-        return None
-    try:
-        spec.infer(node)
-        return list(spec.reference(node, [None if v is None else v.data for v in node.inputs]))
-    except QrtError as error:
-        at_node(error, node.where)
 
 
 def _infer(graph: Graph, node: Node) -> None:
@@ -74,6 +50,8 @@ def _infer(graph: Graph, node: Node) -> None:
         results = spec.infer(node)
     except QrtError as error:
         at_node(error, node.where)
+    except ValueError as error:  # NumPy's, of shapes that do not broadcast
+        raise ModelError(f"{node.where}: {error}") from error
     for value, (shape, dtype) in zip(node.outputs, results, strict=False):
         value.shape = tuple(int(d) for d in shape)
         value.dtype = np.dtype(dtype)  # type: ignore[call-overload]

@@ -138,10 +138,13 @@ class ProgramBuilder:
         for row, (kernel, node, fields) in zip(rows, self._rows, strict=True):
             slots = [_encoded(fields[name]) for name in kernel.fields]
             row[: len(HEADER) + len(slots)] = [index[kernel.name], node, 0, *slots]
-        touched = [
-            touches(kernel, row)
-            for (kernel, _, _), row in zip(self._rows, rows.tolist(), strict=True)
-        ]
+        touched = []
+        for (kernel, _, fields), values in zip(self._rows, rows.tolist(), strict=True):
+            touched.append(touches(kernel, values))
+            covered = {touch.field for touch in touched[-1]}
+            for name, value in fields.items():
+                # what extents leave out neither barriers nor verification would see
+                assert name in covered or not _is_place(value), f"{kernel}: no extent for {name!r}"
         rows[:, BARRIER] = needed_barriers(touched)
         return rows
 
@@ -211,6 +214,10 @@ def _layout_name(layout: tuple[int, ...]) -> str:
     if layout == (0, *range(2, len(layout)), 1):
         return {3: "NWC", 4: "NHWC", 5: "NDHWC"}.get(len(layout), "channels_last")
     return ",".join(map(str, layout))
+
+
+def _is_place(value: object) -> bool:
+    return isinstance(value, (ArenaPlace, ConstantPlace))
 
 
 def _encoded(value: int | float | np.float32 | Place) -> int:

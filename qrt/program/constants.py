@@ -23,7 +23,7 @@ class ConstantPool:
 
     def __init__(self) -> None:
         self.nbytes = 0  # without slack
-        self._buffer = aligned_bytes(SLACK)
+        self._buffer = _aligned(np.zeros(SLACK + ALIGNMENT, np.uint8))
         self._filled = 0
         self._pending: list[tuple[int, Array]] = []
         self._by_digest: dict[bytes, ConstantPlace] = {}
@@ -70,18 +70,21 @@ class ConstantPool:
     def buffer(self) -> Array:
         """uint8 (nbytes + SLACK,), aligned: every constant added so far."""
         if self._pending:
-            buffer = aligned_bytes(self.nbytes + SLACK)
+            buffer = _aligned(np.zeros(self.nbytes + SLACK + ALIGNMENT, np.uint8))
             buffer[: self._filled] = self._buffer[: self._filled]
-            buffer[self._filled :] = 0
-            for offset, raw in self._pending:
+            while self._pending:  # each array may go once it is copied
+                offset, raw = self._pending.pop()
                 buffer[offset : offset + raw.size] = raw
-            self._pending.clear()
             self._buffer, self._filled = buffer, self.nbytes
         return self._buffer
 
 
 def aligned_bytes(nbytes: int) -> Array:
     """Uninitialised uint8 (nbytes,) whose address is a multiple of ALIGNMENT."""
-    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    return _aligned(np.empty(nbytes + ALIGNMENT, np.uint8))
+
+
+def _aligned(raw: Array) -> Array:
+    """`raw` without ALIGNMENT bytes, some before and some after."""
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + nbytes]
+    return raw[start : start + raw.size - ALIGNMENT]

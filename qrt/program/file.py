@@ -69,9 +69,10 @@ def save_program(program: Program, path: str | os.PathLike[str]) -> None:
 def load_program(path: str | os.PathLike[str]) -> Program:
     """The program in `path`, verified; constants stay in the memory map.
 
-    Raises ProgramError for anything that is not a whole program file of this version. Needs
-    `import qrt.ops`, so that the kernels are known.
+    Raises ProgramError for anything that is not a whole program file of this version.
     """
+    import qrt.ops  # noqa: F401 (declares the kernels)
+
     assert _LITTLE, "program files are little-endian"
     try:
         with open(path, "rb") as f:

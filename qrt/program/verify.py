@@ -15,8 +15,9 @@ def verify(program: Program) -> None:
     """Raises ProgramError, naming the row, unless every row and binding keeps the rules.
 
     Every kernel is known; each operand's extent lies inside arena or constants (kernels read up to
-    64 bytes of slack behind it); constants are only read; barriers stand between rows that depend
-    on each other; bindings lie inside. Needs `import qrt.ops` for the kernels to be declared.
+    64 bytes of slack behind it), aligned as the kernel needs it; constants are only read; what a
+    row writes overlaps nothing else that it touches; barriers stand between rows that depend on
+    each other; bindings lie inside. The kernels are known once `qrt.ops` is imported.
     """
     if program.arena_nbytes < 0 or program.threads < 1:
         raise ProgramError(
@@ -55,8 +56,12 @@ def _check_row(program: Program, kernels: Sequence[Kernel], row: list[int]) -> l
     if used > len(row) or any(row[used:]):
         raise ProgramError(f"kernel {kernel.name} has {used} slots, the row has others")
     found = touches(kernel, row)
-    for touch in found:
+    for i, touch in enumerate(found):
         _check_touch(program, kernel, touch)
+        for other in found[:i]:
+            # a kernel that overwrites its own tables or inputs may go anywhere
+            if touch.field != other.field and touch.conflicts(other):
+                raise ProgramError(f"kernel {kernel.name}: {touch.field} and {other.field} overlap")
     return found
 
 

@@ -77,7 +77,7 @@ def unsigned(qparams: QParams) -> QParams:
     if qparams.dtype == U8:
         return qparams
     assert qparams.dtype == S8, qparams.dtype
-    raised = (qparams.zero_point.astype(np.int16) + 128).astype(np.uint8)
+    raised = np.asarray(qparams.zero_point.astype(np.int16) + 128, np.uint8)
     return QParams(qparams.scale, raised, U8, qparams.axis)
 
 

@@ -26,9 +26,7 @@ def _number(attrs: Attrs, name: str, default: float) -> float:
 
 def _gelu(x: Array, a: Attrs) -> Array:
     if a.get("approximate", "none") == "tanh":
-        return np.asarray(
-            0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-        )
+        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
     return np.asarray(0.5 * x * (1 + _erf(x / math.sqrt(2))))
 
 
@@ -115,6 +113,6 @@ def binary(op: str, a: Array, b: Array) -> Array:
         return BINARY[op](a.astype(np.float64), b.astype(np.float64)).astype(np.float32)
 
 
-def clip(x: Array, low: float, high: float) -> Array:
-    """min(max(x, low), high) in the type of `x` (ONNX Clip)."""
-    return np.minimum(np.maximum(x, x.dtype.type(low)), x.dtype.type(high))
+def clip(x: Array, low: np.float32, high: np.float32) -> Array:
+    """min(max(x, low), high) of float32 (ONNX Clip)."""
+    return np.asarray(np.minimum(np.maximum(x, low), high))

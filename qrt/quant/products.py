@@ -47,9 +47,12 @@ def quantize_bias(bias: Array, x_scale: Array, w_scale: Array) -> Array:
 
 
 def largest_sum(w: Array, zero_point: Array, x: QParams, axis: int) -> Array:
-    """int64: per index of `axis` the largest |sum (x - x_zp) (w - w_zp)| that any input can give."""
+    """int64: per output channel the largest |sum (x - x_zp) (w - w_zp)| of any input.
+
+    `axis` is 0 of convolution weights (O, I, k...), -1 of matrices (..., K, N).
+    """
     reach = max(int(x.zero_point) - x.qmin, x.qmax - int(x.zero_point))
     centered = np.abs(w.astype(np.int32) - spread(zero_point, w.ndim, axis))
-    others = tuple(a for a in range(w.ndim) if a != axis % w.ndim)
-    total: Array = centered.sum(axis=others, dtype=np.int64) * reach
+    summed = tuple(range(1, w.ndim)) if axis == 0 else (-2,)
+    total: Array = centered.sum(axis=summed, dtype=np.int64) * reach
     return total

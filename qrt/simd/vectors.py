@@ -184,3 +184,40 @@ def quantize_u8x16(t, low, high, zero_point):  # type: ignore[no-untyped-def]
 def load_u8_as_i32x16(address):  # type: ignore[no-untyped-def]
     """16 bytes at `address`, widened."""
     return u8x16_to_i32x16(load_u8x16(address))
+
+
+def _fold(name: str, combine: str, relation: str = "") -> Any:
+    def fold(typingctx: Any, value: Any) -> Any:
+        from llvmlite import ir
+        from numba import types
+
+        from qrt.simd.vector_types import Vector
+
+        vector = Vector("f32", 16)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            index = ir.IntType(32)
+            (v,) = args
+            lanes = 16
+            while lanes > 1:
+                lanes //= 2
+                halves = []
+                for first in (0, lanes):
+                    picks = [ir.Constant(index, first + i) for i in range(lanes)]
+                    mask = ir.Constant(ir.VectorType(index, lanes), picks)
+                    halves.append(builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), mask))
+                if relation:
+                    chosen = builder.fcmp_ordered(relation, *halves)
+                    v = builder.select(chosen, *halves)
+                else:
+                    v = getattr(builder, combine)(*halves)
+            return builder.extract_element(v, ir.Constant(index, 0))
+
+        return types.float32(vector), codegen
+
+    return _named(fold, name, "All 16 lanes in one: halves against halves, a fixed order.")
+
+
+sum_lanes_f32x16 = _fold("sum_lanes_f32x16", "fadd")
+max_lanes_f32x16 = _fold("max_lanes_f32x16", "", ">")
+min_lanes_f32x16 = _fold("min_lanes_f32x16", "", "<")

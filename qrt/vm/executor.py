@@ -20,6 +20,7 @@ from qrt.vm.threads import worker_pool
 Array = np.ndarray[Any, Any]
 
 SMALL_NBYTES = 1 << 16  # a run that touches less is over before a sleeping worker could help
+STATUSES = {1: "an index is out of range"}
 WAIT = 0.001  # s between two looks for an arena, when `max_bytes` does not allow another
 
 
@@ -88,10 +89,9 @@ class Executor:
         """Raise KernelError for what the interpreter returned."""
         row, status = (failure >> 32) - 1, failure & 0xFFFFFFFF
         status -= (status & 0x80000000) << 1
-        name = self.program.kernel(row).name
-        raise KernelError(
-            f"{self.program.where(row)}: kernel {name} (row {row}) returned status {status}"
-        )
+        where, name = self.program.where(row), self.program.kernel(row).name
+        meaning = f" ({STATUSES[status]})" if status in STATUSES else ""
+        raise KernelError(f"{where}: kernel {name} (row {row}) returned status {status}{meaning}")
 
     def rebase(self) -> None:
         """Use the constants' present buffer; calls that run now end on the old one."""

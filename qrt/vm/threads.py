@@ -81,13 +81,14 @@ class WorkerPool:
                 self, _stop, self._machine, self._block, self._workers, os.getpid()
             )
             self._finalizer.atexit = False
+            # before the threads start: an interrupt among them leaves fewer workers, not two sets
+            self.stale = False
             for worker in range(1, self._workers + 1):
                 try:
                     self._start(worker)
                 except RuntimeError:  # the system allows no more threads: use what there is
                     break
                 self._block[WORKERS] = worker
-            self.stale = False
 
     def _start(self, worker: int) -> None:
         # the thread holds block and machine, never the pool, which can therefore be collected

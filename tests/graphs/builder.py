@@ -5,6 +5,7 @@ The values are needed to choose scales that suit them, so that outputs are not a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from onnx import helper, numpy_helper
 from tests.contract.linear import dequantized
 from tests.contract.node import Node
 from tests.contract.operators import OPERATORS
-from tests.contract.values import Dequantized, Value, quantize, real
+from tests.contract.values import Average, Dequantized, Product, Value, quantize, real
 
 from . import draw
 from .draw import Array
@@ -76,7 +77,8 @@ class Builder:
         self.rng = rng
         self.spelling = spelling
         self.opset = opset
-        self.exact = draw.chance(rng, 0.3)
+        kind = draw.pick(rng, ("free", "free", "exact", "ties", "ties"))
+        self.exact, self.ties = kind == "exact", kind == "ties"
         self.dtype = draw.pick(rng, (draw.U8, draw.S8))
         self.inputs: dict[str, Array] = {}
         self._input_infos: list[onnx.ValueInfoProto] = []
@@ -88,10 +90,11 @@ class Builder:
 
     # the graph's edges
 
-    def input(self, shape: Sequence[int]) -> Tensor:
-        """A graph input: quantized, or float and quantized at once."""
+    def input(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """A graph input: quantized, or float and quantized at once; its scale may suit `like`."""
         q = draw.integers(self.rng, shape, self.dtype)
-        scale, zero = draw.scale(self.rng, 0.05, self.exact), draw.zero_point(self.rng, self.dtype)
+        scale = self.scale_for(0.05, None if like is None else float(like.scale))
+        zero = draw.zero_point(self.rng, self.dtype)
         name = self._fresh("x")
         if draw.chance(self.rng, 0.5):
             self._declare_input(name, q)
@@ -171,10 +174,12 @@ class Builder:
         x: Real,
         dtype: np.dtype[Any] | None = None,
         parameters: tuple[np.float32, int] | None = None,
+        unit: float | None = None,
     ) -> Tensor:
-        """QuantizeLinear with parameters that suit `x`, of the graph's type or another."""
+        """QuantizeLinear with parameters that suit `x`, of the graph's type or another. `unit`: a
+        number that the values are multiples of, if there is one."""
         dtype = self.output_type() if dtype is None else dtype
-        scale, zero = parameters or self.parameters_for(x.value, dtype)
+        scale, zero = parameters or self.parameters_for(x.value, dtype, unit)
         y = self._tensor(
             "", quantize(x.value, np.asarray(scale), np.asarray(zero), dtype), scale, zero
         )
@@ -194,7 +199,8 @@ class Builder:
         """A QOperator with inputs (x, scale, zero point)... [bias] y_scale, y_zero_point [bias]."""
         microsoft = op not in ("QLinearConv", "QLinearMatMul")
         dtype = operands[0].q.dtype if microsoft else self.output_type()
-        scale, zero = parameters or self.parameters_for(value, dtype)
+        unit = math.prod(float(t.scale.flat[0]) for t in operands[: 2 if op == "QLinearMul" else 1])
+        scale, zero = parameters or self.parameters_for(value, dtype, unit)
         q = quantize(value, np.asarray(scale), np.asarray(zero), dtype)
         y = self._tensor("", q, scale, zero)
         of_y = [self.constant(y.scale, "scale"), self.constant(y.zero_point, "zero")]
@@ -216,8 +222,22 @@ class Builder:
     def output_type(self) -> np.dtype[Any]:
         return draw.other(self.dtype) if draw.chance(self.rng, 0.1) else self.dtype
 
-    def parameters_for(self, value: Value, dtype: np.dtype[Any]) -> tuple[np.float32, int]:
-        return draw.output_parameters(self.rng, real(value), dtype, self.exact)
+    def parameters_for(
+        self, value: Value, dtype: np.dtype[Any], unit: float | None = None
+    ) -> tuple[np.float32, int]:
+        """Scale and zero point for a tensor; the unit of sums is known."""
+        if isinstance(value, Product):
+            unit = float(value.scale.flat[0])
+        elif isinstance(value, Average):
+            unit = float(value.scale) / float(value.count.flat[0])
+        near, zero = draw.output_parameters(self.rng, real(value), dtype)
+        return self.scale_for(near, unit), zero
+
+    def scale_for(self, near: float, unit: float | None = None) -> np.float32:
+        """A scale near `near` of the graph's kind: free, a power of two, or making ties."""
+        if self.ties and unit:
+            return draw.tying_scale(self.rng, near, unit)
+        return draw.scale(self.rng, near, self.exact)
 
     def weights(self, shape: Sequence[int], axis: int | None) -> Tensor:
         """Quantized initializer; with an `axis` one scale (and sometimes zero point) per index."""
@@ -230,7 +250,9 @@ class Builder:
         zeros = [middle if draw.chance(self.rng, 0.6) else draw.zero_point(self.rng, dtype)] * count
         if draw.chance(self.rng, 0.2):
             zeros = [draw.zero_point(self.rng, dtype) for _ in range(count)]
-        scales = [draw.scale(self.rng, 0.01, self.exact) for _ in range(count)]
+        first = self.scale_for(0.01)
+        near = self.rng.uniform(0.003, 0.03, count - 1)
+        scales = [first, *(self.scale_for(size, float(first)) for size in near)]
         name = self.constant(q, "w")
         if axis is None:
             return self._tensor(name, q, scales[0], zeros[0])

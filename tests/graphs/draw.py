@@ -60,10 +60,20 @@ def scale(rng: np.random.Generator, near: float, exact: bool) -> np.float32:
     return np.float32(2.0 ** round(np.log2(value)) if exact else value)
 
 
+def tying_scale(rng: np.random.Generator, near: float, unit: float) -> np.float32:
+    """Near `near`, and `unit` times a power of two give or take two float32 steps: integers in
+    steps of `unit` then fall on ties or just beside them, and every rounding before matters."""
+    value = np.float32(unit * 2.0 ** round(np.log2(near / unit)))
+    towards = np.float32(np.inf if chance(rng, 0.5) else 0)
+    for _ in range(integer(rng, 0, 2)):
+        value = np.nextafter(value, towards)
+    return value
+
+
 def output_parameters(
-    rng: np.random.Generator, y: Array, dtype: np.dtype[Any], exact: bool
-) -> tuple[np.float32, int]:
-    """A scale and zero point for the real values `y`: some saturate, most do not."""
+    rng: np.random.Generator, y: Array, dtype: np.dtype[Any]
+) -> tuple[float, int]:
+    """What scale, about, and what zero point suit the values `y`: some saturate, most do not."""
     qmin, qmax = limits(dtype)
     zero = zero_point(rng, dtype)
     finite = y[np.isfinite(y)]
@@ -78,7 +88,7 @@ def output_parameters(
     if zero > qmin:
         steps.append(-low / (zero - qmin))
     near = max(steps)
-    return scale(rng, near if near > SMALLEST_SCALE else 0.1, exact), zero
+    return near if near > SMALLEST_SCALE else 0.1, zero
 
 
 def limits(dtype: np.dtype[Any]) -> tuple[int, int]:

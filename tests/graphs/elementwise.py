@@ -67,7 +67,7 @@ def gate(b: Builder, x: Tensor) -> Tensor:
 def requantize(b: Builder, x: Tensor) -> Tensor:
     """To other parameters, perhaps of the other signedness."""
     dtype = draw.other(x.q.dtype) if draw.chance(b.rng, 0.4) else x.q.dtype
-    return b.quantize(b.dequantize(x), dtype)
+    return b.quantize(b.dequantize(x), dtype, unit=float(x.scale))
 
 
 def concat(b: Builder, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def concat(b: Builder, x: Tensor) -> Tensor:
     for _ in range(draw.pick(b.rng, (1, 1, 2))):
         shape = list(x.shape)
         shape[axis] = draw.integer(b.rng, 1, 5)
-        parts.append(x if draw.chance(b.rng, 0.2) else _second(b, shape))
+        parts.append(x if draw.chance(b.rng, 0.2) else _second(b, shape, x))
     if draw.chance(b.rng, 0.5):
         parts.reverse()
     signed = axis - x.rank if draw.chance(b.rng, 0.3) else axis
@@ -87,29 +87,30 @@ def concat(b: Builder, x: Tensor) -> Tensor:
     y = b.float_node("Concat", [b.dequantize(t) for t in parts], axis=signed)
     if draw.chance(b.rng, 0.4):
         return b.quantize(y, x.q.dtype, x.parameters)
-    return b.quantize(y)
+    return b.quantize(y, unit=float(x.scale))
 
 
 def _binary(b: Builder, x: Tensor, op: str) -> Tensor:
     twice = draw.chance(b.rng, 0.1)
-    operands = [x, x if twice else _second(b, _broadcasting_shape(b, x.shape))]
+    operands = [x, x if twice else _second(b, _broadcasting_shape(b, x.shape), x)]
     if draw.chance(b.rng, 0.5):
         operands.reverse()
     if b.spelling == "qop" and operands[0].q.dtype == operands[1].q.dtype:
         value = b.outcome(op, [t.value() for t in operands])
         return b.qlinear_node("QLinear" + op, operands, value)
     y: Real = b.float_node(op, [b.dequantize(t) for t in operands])
-    return b.quantize(narrowed(b, y))
+    scales = [float(t.scale) for t in operands]
+    return b.quantize(narrowed(b, y), unit=scales[0] * scales[1] if op == "Mul" else scales[0])
 
 
-def _second(b: Builder, shape: list[int] | tuple[int, ...]) -> Tensor:
-    """Another operand: a graph input, or a quantized constant of the same type."""
+def _second(b: Builder, shape: list[int] | tuple[int, ...], x: Tensor) -> Tensor:
+    """Another operand beside `x`: a graph input, or a quantized constant."""
     if draw.chance(b.rng, 0.6):
-        return b.input(shape)
+        return b.input(shape, like=x)
     dtype = b.output_type()
     q = draw.integers(b.rng, shape, dtype)
     zero = np.array(draw.zero_point(b.rng, dtype), dtype)
-    return Tensor(b.constant(q, "c"), q, np.asarray(draw.scale(b.rng, 0.03, b.exact)), zero)
+    return Tensor(b.constant(q, "c"), q, np.asarray(b.scale_for(0.03, float(x.scale))), zero)
 
 
 def _broadcasting_shape(b: Builder, shape: tuple[int, ...]) -> tuple[int, ...]:

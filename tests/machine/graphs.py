@@ -49,7 +49,9 @@ def _lower_alias(node: Node, program: Lowering) -> None:
 
 OPS: Mapping[tuple[str, str], OpSpec] = {
     ("test", "Add"): OpSpec("Add", "test", _same_as_first, None, _lower_binary(add_kernel)),
-    ("test", "Rotate"): OpSpec("Rotate", "test", _same_as_first, None, _lower_binary(rotate_kernel)),
+    ("test", "Rotate"): OpSpec(
+        "Rotate", "test", _same_as_first, None, _lower_binary(rotate_kernel)
+    ),
     ("test", "Fail"): OpSpec("Fail", "test", _same_as_first, None, _lower_fail),
     ("test", "Alias"): OpSpec("Alias", "test", _same_as_first, None, _lower_alias),
 }
@@ -72,7 +74,7 @@ def node(op: str, inputs: list[Value | None], output: Value, index: int = 0, **a
 
 
 def rotating_chain(rows: int, n: int) -> Graph:
-    """x -> rotate and add a constant, `rows` times: each row reads all that the row before wrote."""
+    """x -> rotate and add a constant, `rows` times: each row reads all of the row before."""
     x = tensor("x", (n,))
     step = constant("step", np.arange(n, dtype=np.float32))
     nodes, value = [], x
@@ -94,7 +96,9 @@ def rotated(x: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
 def failing_graph(status: int, thread: int, n: int = 20_000) -> Graph:
     """Rows before and after a row that fails when input `trigger` is not zero."""
     x, trigger = tensor("x", (n,)), tensor("trigger", (1,), I64)
-    before, armed, after, last = (tensor(name, (n,)) for name in ("before", "armed", "after", "last"))
+    before, armed, after, last = (
+        tensor(name, (n,)) for name in ("before", "armed", "after", "last")
+    )
     armed = tensor("armed", (1,), I64)
     nodes = [
         node("Rotate", [x, x], before, 0),

@@ -24,7 +24,9 @@ def built(graph: Graph, **options: object) -> Program:
 
 def test_rows_encode_operands_and_numbers() -> None:
     x, out = tensor("x", (5,)), tensor("out", (5,))
-    program = built(Graph([node("Add", [x, constant("c", np.ones(5, np.float32))], out)], [x], [out]))
+    program = built(
+        Graph([node("Add", [x, constant("c", np.ones(5, np.float32))], out)], [x], [out])
+    )
     assert program.kernels == ("test_add",)
     assert program.rows.shape == (1, len(HEADER) + 4)
     fields = program.fields(0)

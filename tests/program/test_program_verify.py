@@ -111,7 +111,7 @@ def test_disassembly_names_rooms_kernels_and_nodes() -> None:
     assert "; Add 'make_out' (#4)" in text
 
 
-CORRUPT = '''
+CORRUPT = """
 import sys
 from dataclasses import replace
 import numpy as np
@@ -164,7 +164,7 @@ for trial in range(150):
     guarded.clear()
 print(ran, refused)
 assert ran > 5 and refused > 20
-'''
+"""
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from qrt.ir import Graph, Node
 from qrt.passes.recognise import concat, linear, movement, pointwise, pools, products, resize
-from qrt.passes.recognise.qoperators import PLAIN, qoperator
+from qrt.passes.recognise.qoperators import qoperator
 from qrt.passes.recognise.views import Plain, View
 from qrt.passes.recognise.walk import Outcome, Recogniser, Walk
+from qrt.passes.spellings import SPELLINGS
 from qrt.quant import functions
 
 MOVEMENTS = (
@@ -35,6 +36,7 @@ ONNX: dict[str, Recogniser] = {
     **dict.fromkeys(SEVERAL, pointwise.binary),
     **dict.fromkeys(MOVEMENTS, movement.move),
     "AveragePool": pools.average_pool,
+    "BatchNormalization": products.batchnorm,
     "Clip": pointwise.clip,
     "Concat": concat.concat,
     "Conv": products.conv,
@@ -57,7 +59,7 @@ ONNX: dict[str, Recogniser] = {
 }
 
 MICROSOFT: dict[str, Recogniser] = {
-    **dict.fromkeys(PLAIN, qoperator),
+    **dict.fromkeys(SPELLINGS, qoperator),
     "DequantizeLinear": linear.dequantize_linear,
     "Gelu": pointwise.unary,
     "QuantizeLinear": linear.quantize_linear,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 from qrt.ir import Node, QParams, Value
 from qrt.passes.recognise.views import Codes, Mapped, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
@@ -19,10 +18,9 @@ def concat(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     values = [v for v in node.inputs if v is not None]
     parts = [walk.view(v) for v in values]
     codes = [walk.as_codes(p, v) for p, v in zip(parts, values, strict=True)]
-    if all(c is not None and not c.root.is_constant for c in codes):
-        joined = _emit(walk, node, [c for c in codes if c is not None], node.outputs[0])
-        assert codes[0] is not None
-        return Codes(joined, dtype=codes[0].dtype)
+    integers = [c for c in codes if c is not None]
+    if len(integers) == len(parts) and not all(c.root.is_constant for c in integers):
+        return Codes(_emit(walk, node, integers, node.outputs[0]), dtype=integers[0].dtype)
     if all(isinstance(p, Plain) for p in parts):
         return ""
     pairs = [walk.quantized(p, v) for p, v in zip(parts, values, strict=True)]
@@ -54,9 +52,10 @@ class Joined(View):
 
 def _emit(walk: Walk, node: Node, parts: list[Codes], like: Value) -> Value:
     """qrt.Concat; what is still to be looked up in a part is looked up on the way."""
-    inputs: list[Value | None] = [c.root for c in parts]
-    tables = [c.table for c in parts]
+    done = [walk.has_lookup(c) for c in parts]
+    inputs: list[Value | None] = [
+        walk.codes(c, like) if is_there else c.root for c, is_there in zip(parts, done, strict=True)
+    ]
+    tables = [None if is_there else c.table for c, is_there in zip(parts, done, strict=True)]
     attrs = {"axis": int(node.attrs.get("axis", 1)), "tables": tables}
     return walk.emit("Concat", inputs, attrs, walk.result(like, U8), node)
-
-

@@ -28,8 +28,8 @@ def quantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outcome
     dtype = U8 if zero_point is None else zero_point.dtype
     if zero_point is None and node.attrs.get("output_dtype"):
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(node.attrs["output_dtype"]))
-    if dtype not in (U8, S8):
-        return f"{dtype} is not an 8-bit type"
+    if dtype.kind not in "iu":
+        return f"{dtype} is not an integer type"
     if node.attrs.get("block_size"):
         return "its scale differs from block to block"
     y = qparams_of(node, scale, zero_point, dtype)
@@ -45,8 +45,8 @@ def quantize_view(walk: Walk, node: Node, x: View | None, y: QParams) -> Outcome
         constant = x.value.data
     if constant is not None and constant.dtype == np.float32:
         return Plain(walk.constant(quantize(constant, y), like))
-    if not y.per_tensor:
-        # codes of a per_channel tensor leave the walk as they are: no operator computes with them
+    if not y.per_tensor or y.dtype not in (U8, S8):
+        # no operator computes with per_channel or 16-bit tensors: they leave the walk as they are
         real = walk.real(x, node.required(0))
         return Plain(walk.emit("Quantize", [real], {"y": y}, walk.result(like, y.dtype)))
     codes = walk.quantize(x, unsigned(y), like)
@@ -77,18 +77,26 @@ def dequantize_view(
             return f"{constant.dtype} is not an integer type"
         return Fixed(constant, qparams_of(node, scale, zero_point, constant.dtype))
     codes = walk.as_codes(x, node.required(0))
-    if codes is None:
-        return "its input is not an 8-bit tensor"
-    qparams = qparams_of(node, scale, zero_point, codes.dtype)
-    if qparams.per_tensor:
-        return Mapped.dequantized(codes, qparams)
-    value = walk.codes(codes, node.required(0))
+    if codes is not None:
+        qparams = qparams_of(node, scale, zero_point, codes.dtype)
+        if qparams.per_tensor:
+            return Mapped.dequantized(codes, qparams)
+        value, qparams = walk.codes(codes, node.required(0)), unsigned(qparams)
+    else:
+        value = walk.real(x, node.required(0))
+        if value.dtype is None or value.dtype.kind not in "iu":
+            return f"its input is {value.dtype or 'of an unknown type'}"
+        qparams = qparams_of(node, scale, zero_point, value.dtype)
     out = walk.result(node.outputs[0], np.dtype(np.float32))
-    return Plain(walk.emit("Dequantize", [value], {"x": unsigned(qparams)}, out))
+    return Plain(walk.emit("Dequantize", [value], {"x": qparams}, out))
 
 
 def qparams_of(
-    node: Node, scale: Array, zero_point: Array | None, dtype: np.dtype[Any], axis: int | None = None
+    node: Node,
+    scale: Array,
+    zero_point: Array | None,
+    dtype: np.dtype[Any],
+    axis: int | None = None,
 ) -> QParams:
     """Parameters read from `node`; `axis` None: its attribute. Names the node in errors."""
     shape = node.required(0).shape

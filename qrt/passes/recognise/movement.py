@@ -16,8 +16,8 @@ from qrt.passes.arithmetic import evaluate
 from qrt.passes.recognise.views import Codes, Fixed, Mapped, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.passes.recognise.windows import window_attrs
-from qrt.quant.affine import S8, U8, Array, dequantize, flip, quantize, unsigned
-from qrt.quant.tables import is_monotone, quantize_table
+from qrt.quant.affine import S8, U8, Array, dequantize, quantize
+from qrt.quant.tables import is_monotone
 
 # these may give more elements than they take, so that a table belongs before them
 GROWING = ("Expand", "Tile", "Resize", "Upsample", "Gather")
@@ -68,9 +68,9 @@ def split(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
 
 def move_codes(walk: Walk, node: Node, x: Codes, fill: int) -> Codes:
     """The movement of `node` on codes; `fill` is the code that Pad pads with."""
-    late = node.op not in GROWING and (
-        is_monotone(x.table) if node.op in EXTREMES else node.op != "Pad"
-    )
+    # a table waits for what follows, unless more elements would go through it, or did already
+    late = x.table is not None and node.op not in (*GROWING, "Pad") and not walk.has_lookup(x)
+    late = late and (node.op not in EXTREMES or is_monotone(x.table))
     root = x.root if late else walk.codes(x, node.required(0))
     out = walk.result(node.outputs[0], U8)
     moved = MACHINE.get(node.op, _emit_plain)(walk, node, root, out, fill)
@@ -85,7 +85,9 @@ def declined(walk: Walk, node: Node) -> str:
         if node.attrs.get("mode", "nearest") != "nearest":
             return f"mode {node.attrs['mode']} computes"
         if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
-            return "tf_crop_and_resize fills what lies outside"
+            roi = walk.array(node.input(1))
+            if roi is None or (roi < 0).any() or (roi > 1).any():
+                return "tf_crop_and_resize fills what lies outside"
     if node.op == "Pad" and node.input(2) is not None and walk.array(node.input(2)) is None:
         return "its fill value is computed while the model runs"
     return ""
@@ -161,7 +163,9 @@ def _move_fixed(walk: Walk, node: Node, x: Fixed) -> Outcome:
         return "" if moved is None else Plain(walk.constant(moved, node.outputs[0]))
     q = _evaluate(walk, node, x.q)
     if q is None:
-        return ""
+        # as Gather of an embedding: its integers move while the model runs
+        have = x.quantized(walk, node.required(0))
+        return "" if have is None else _move_mapped(walk, node, Mapped.dequantized(*have))
     if x.qparams.per_tensor:
         return Fixed(q, x.qparams)
     shape = [1] * x.q.ndim

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrt.ir import Node, QParams, Value
-from qrt.passes.recognise.products import Product
+from qrt.passes.recognise.product import Product
 from qrt.passes.recognise.views import Clipped, Codes, Fixed, Mapped, Pending, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.quant import functions
 from qrt.quant.affine import S8, U8, Array
 
 MACHINE = ("Add", "Mul")  # on two tensors
+FLOAT_READER = "its result is read as float32"
 
 
 def unary(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
@@ -77,7 +78,7 @@ def binary(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
         return view
     for i in range(1, len(views)):
         result = _pair(walk, node, view, views[i], i)
-        if isinstance(result, str) or isinstance(result, list):
+        if isinstance(result, (str, list)):
             return result
         if i + 1 < len(views) and not isinstance(result, Mapped):
             return "more than two tensors meet in it"
@@ -126,7 +127,7 @@ class Pair(Pending):
     def emit(self, walk: Walk, like: Value, y: QParams | None, qmin: int, qmax: int) -> Value:
         node = self.node
         if y is None:
-            return walk.emit_onnx(node, walk.reals(node), [like])[0]
+            return walk.emit_onnx(node, walk.reals(node), [like], FLOAT_READER)[0]
         inputs = [walk.codes(self.a[0], node.required(0)), walk.codes(self.b[0], node.required(1))]
         attrs = {"a": self.a[1], "b": self.b[1], "y": y, "qmin": qmin, "qmax": qmax}
         return walk.emit(self.op, inputs, attrs, walk.result(like, U8), node)

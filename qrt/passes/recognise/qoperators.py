@@ -7,92 +7,111 @@ from __future__ import annotations
 
 import numpy as np
 
-from qrt.ir import Node
-from qrt.loader.qoperators import Operand, operands_of
+from qrt.ir import Node, Value
 from qrt.passes.recognise import concat, pointwise, pools, products
 from qrt.passes.recognise.linear import dequantize_view, qparams_of, quantize_view
+from qrt.passes.recognise.movement import move
 from qrt.passes.recognise.views import Plain, View
 from qrt.passes.recognise.walk import Outcome, Recogniser, Walk
+from qrt.passes.spellings import SPELLINGS, operands_of
+from qrt.quant.affine import Array
 
-# QOperator -> the ONNX operator it is, and who recognises that between views
-PLAIN: dict[str, tuple[str, Recogniser]] = {
-    "QGemm": ("Gemm", products.gemm),
-    "QLinearAdd": ("Add", pointwise.binary),
-    "QLinearAveragePool": ("AveragePool", pools.average_pool),
-    "QLinearConcat": ("Concat", concat.concat),
-    "QLinearConv": ("Conv", products.conv),
-    "QLinearGlobalAveragePool": ("GlobalAveragePool", pools.global_average_pool),
-    "QLinearLeakyRelu": ("LeakyRelu", pointwise.unary),
-    "QLinearMatMul": ("MatMul", products.matmul),
-    "QLinearMul": ("Mul", pointwise.binary),
-    "QLinearReduceMean": ("ReduceMean", pools.reduce_mean),
-    "QLinearSigmoid": ("Sigmoid", pointwise.unary),
-    "QLinearSoftmax": ("Softmax", pools.softmax),
+PLAIN: dict[str, Recogniser] = {
+    "Add": pointwise.binary,
+    "AveragePool": pools.average_pool,
+    "Concat": concat.concat,
+    "Conv": products.conv,
+    "Gemm": products.gemm,
+    "GlobalAveragePool": pools.global_average_pool,
+    "LeakyRelu": pointwise.unary,
+    "MatMul": products.matmul,
+    "Mul": pointwise.binary,
+    "ReduceMean": pools.reduce_mean,
+    "Sigmoid": pointwise.unary,
+    "Softmax": pools.softmax,
 }
-BIAS = {"QGemm": 6, "QLinearConv": 8}  # position of the int32 bias
 
 
 def qoperator(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
-    """A node of PLAIN, or of com.microsoft with channels_last."""
-    op, recognise = PLAIN[node.op]
-    if node.attrs.get("channels_last", 0):
-        return "channels_last is not supported"
-    operands = operands_of(node)
-    inputs = [o for o in operands if o.tensor is not None]
-    output = next(o for o in operands if o.tensor is None)
-    plain = Node(op, [], node.outputs, node.attrs, "", node.name, node.index, _version(node))
+    """Any operator of SPELLINGS; com.microsoft's may have their channels last."""
+    spelling = SPELLINGS[node.op]
+    # QLinearSoftmax names the opset it means; axes of QLinearReduceMean are an attribute (13)
+    version = int(node.attrs.get("opset", 13))
+    plain = Node(spelling.op, [], node.outputs, node.attrs, "", node.name, node.index, version)
+    last = bool(node.attrs.get("channels_last", 0))
     plain_views: list[View | None] = []
-    for operand in inputs:
-        assert operand.tensor is not None
-        view = _dequantized(walk, node, operand)
+    for position, axis in operands_of(node):
+        view = _dequantized(walk, node, position, axis)
         if isinstance(view, (str, list)):
             return view
-        value = node.required(operand.tensor)
-        plain.inputs.append(walk.stand_in(view, value))
-        plain_views.append(view)
-    bias = node.input(BIAS[node.op]) if node.op in BIAS else None
+        operand = walk.stand_in(view, node.required(position))
+        if last:
+            turned = _turned(walk, node, operand, to_last=False)
+            if isinstance(turned, str):
+                return turned
+            operand = turned
+        plain.inputs.append(operand)
+        plain_views.append(walk.view(operand))
+    bias = None if spelling.bias is None else node.input(spelling.bias)
     if bias is not None:
         plain.inputs.append(bias)
         plain_views.append(walk.view(bias))
-    result = recognise(walk, plain, plain_views)
+    result = PLAIN[spelling.op](walk, plain, plain_views)
     if isinstance(result, str):
         # never silently: the float operator runs between its operands, and says why
-        like = walk.stand_in(View(), node.outputs[0])
+        like = walk.stand_in(None, node.outputs[0])
         result = Plain(walk.emit_onnx(plain, walk.reals(plain), [like], result)[0])
     assert isinstance(result, View)
-    if output.scale is None or node.input(output.scale) is None:  # QGemm with a float result
-        return result
-    return _quantized(walk, node, result, output)
+    if last:
+        turned = _turned(walk, node, walk.stand_in(result, node.outputs[0]), to_last=True)
+        assert isinstance(turned, Value)
+        result = walk.view(turned)
+    return _quantized(walk, node, result, spelling.y)
 
 
-def _dequantized(walk: Walk, node: Node, operand: Operand) -> Outcome:
-    """The view of one operand with its scale and zero point."""
-    assert operand.tensor is not None and operand.scale is not None
-    scale = walk.array(node.input(operand.scale))
-    zero_point = walk.array(node.input(operand.zero_point))
-    if scale is None or (node.input(operand.zero_point) is not None and zero_point is None):
-        return f"{operand.name}_scale or {operand.name}_zero_point is computed while the model runs"
-    value = node.required(operand.tensor)
-    axis = operand.axis
+def _dequantized(walk: Walk, node: Node, position: int, axis: int | None) -> Outcome:
+    """The view of the operand at `position`, its scale and zero point behind it."""
+    scale, zero_point = (walk.array(node.input(position + i)) for i in (1, 2))
+    if scale is None or (node.input(position + 2) is not None and zero_point is None):
+        return f"the scale or zero point of input {position} is computed while the model runs"
+    value = node.required(position)
     if axis is not None and axis < 0 and value.shape is not None:
         axis += len(value.shape)
     twin = Node(node.op, [value], node.outputs, {"axis": axis or 0}, "", node.name, node.index)
-    return dequantize_view(walk, twin, walk.view(value), scale, zero_point)
+    return dequantize_view(walk, twin, walk.view(value), _float32(scale), zero_point)
 
 
-def _quantized(walk: Walk, node: Node, x: View, output: Operand) -> Outcome:
-    assert output.scale is not None
-    scale = walk.array(node.input(output.scale))
-    zero_point = walk.array(node.input(output.zero_point))
-    if scale is None or (node.input(output.zero_point) is not None and zero_point is None):
-        return "y_scale or y_zero_point is computed while the model runs"
-    first = next(o.tensor for o in operands_of(node) if o.tensor is not None)
-    dtype = zero_point.dtype if zero_point is not None else node.required(first).dtype
-    y = qparams_of(node, scale, zero_point, dtype or np.dtype(np.uint8), axis=0)
-    return quantize_view(walk, node, x, y)
+def _quantized(walk: Walk, node: Node, x: View, y: int) -> Outcome:
+    """QuantizeLinear of the result; QGemm without the output's scale gives float32."""
+    if node.input(y) is None:
+        return x
+    scale, zero_point = walk.array(node.input(y)), walk.array(node.input(y + 1))
+    if scale is None or (node.input(y + 1) is not None and zero_point is None):
+        return "the scale or zero point of its output is computed while the model runs"
+    first = node.required(operands_of(node)[0][0])
+    dtype = first.dtype or np.dtype(np.uint8) if zero_point is None else zero_point.dtype
+    y_qparams = qparams_of(node, _float32(scale), zero_point, dtype, axis=0)
+    return quantize_view(walk, node, x, y_qparams)
 
 
-def _version(node: Node) -> int:
-    """The opset whose meaning the float operator has: QLinearSoftmax names it, axes of
-    QLinearReduceMean are an attribute (before 18)."""
-    return int(node.attrs.get("opset", 13))
+def _float32(scale: Array) -> Array:
+    """QLinearMatMul 21 has scales of 16 bits too; none of its tensors is a float."""
+    return scale.astype(np.float32) if scale.dtype.name in ("float16", "bfloat16") else scale
+
+
+def _turned(walk: Walk, node: Node, x: Value, to_last: bool) -> Value | str:
+    """`x` with the channels moved to the last axis, or from there to the second."""
+    if x.shape is None:
+        return "the rank of its input is not known"
+    rank = len(x.shape)
+    perm = [0, *range(2, rank), 1] if to_last else [0, rank - 1, *range(1, rank - 1)]
+    shape = tuple(x.shape[a] for a in perm)
+    transpose = Node(
+        "Transpose", [x], [Value(x.name, x.dtype, shape)], {"perm": perm}, "", node.name,
+        node.index, 13,
+    )  # fmt: skip
+    moved = move(walk, transpose, [walk.view(x)])
+    assert isinstance(moved, View)
+    like = walk.stand_in(moved, x)
+    like.shape = shape
+    return like

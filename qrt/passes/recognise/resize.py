@@ -1,4 +1,4 @@
-"""Resize and Upsample: nearest moves codes, linear is float32 between DQ and Q (docs/machine.md)."""
+"""Resize and Upsample: nearest moves codes, linear is float32 between DQ and Q."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Interpolated(Pending):
 
     def emit(self, walk: Walk, like: Value, y: QParams | None, qmin: int, qmax: int) -> Value:
         if y is None:
-            return walk.emit_onnx(self.node, walk.reals(self.node), [like])[0]
+            why = "its result is read as float32"
+            return walk.emit_onnx(self.node, walk.reals(self.node), [like], why)[0]
         inputs: list[Value | None] = [walk.codes(self.x, self.node.required(0))]
         inputs += walk.reals(self.node, 1)
         attrs = {**self.node.attrs, "x": self.qparams, "y": y}

@@ -132,6 +132,8 @@ class Fixed(View):
 
     q: Array
     qparams: QParams
+    # what a product made of it, per axis of the output channels: shared weights stay shared
+    weights: dict[int, Any] = field(default_factory=dict)
 
     def floats(self) -> Array:
         """float32 elements."""
@@ -158,9 +160,7 @@ class Pending(View):
     node: Node
 
     @abstractmethod
-    def emit(
-        self, walk: Walk, like: Value, y: QParams | None, qmin: int, qmax: int
-    ) -> Value:
+    def emit(self, walk: Walk, like: Value, y: QParams | None, qmin: int, qmax: int) -> Value:
         """The machine node that gives codes of `y`, or float32 when `y` is None."""
 
     def real(self, walk: Walk, like: Value) -> Value:

@@ -121,6 +121,11 @@ class Walk:
                 self._lookups[key] = self.emit("Lookup", [root], {"table": table}, out)
         return self._lookups[key]
 
+    def has_lookup(self, codes: Codes) -> bool:
+        """True when the tensor of `codes` exists already."""
+        table = codes.table
+        return table is None or (codes.root, table.tobytes(), table.dtype.str) in self._lookups
+
     def constant(self, data: Array, like: Value) -> Value:
         """A new constant, named after `like`."""
         data = np.ascontiguousarray(data).reshape(data.shape)
@@ -134,10 +139,11 @@ class Walk:
             return like
         return Value(self.fresh_name(like.name), dtype, like.shape if shape is ... else shape)
 
-    def stand_in(self, view: View, like: Value) -> Value:
+    def stand_in(self, view: View | None, like: Value) -> Value:
         """A float32 value of the walk alone, which `view` stands for: DQ(like) of a QOperator."""
         value = Value(self.fresh_name(like.name), np.dtype(np.float32), like.shape)
-        self.set_view(value, view)
+        if view is not None:
+            self.set_view(value, view)
         return value
 
     def emit(
@@ -201,17 +207,19 @@ class Walk:
         for value in graph.outputs:
             have = self.real(self.view(value), value)
             if have is not value:
+                if value in self._results:  # it is something else here: the codes of the output
+                    value.name, name = self.fresh_name(value.name), value.name
+                else:
+                    name = value.name
                 owned = have in graph.inputs or have.is_constant or have in kept or have in outputs
                 if owned:
-                    like = Value(value.name, have.dtype, have.shape)
+                    like = Value(name, have.dtype, have.shape)
                     self.append(Node("Identity", [have], [like], version=13))
                     have = like
                 else:
-                    have.name = value.name
+                    have.name = name
             outputs.append(have)
-        return Graph(
-            self.nodes, graph.inputs, outputs, graph.opsets, graph.name, graph.overridable
-        )
+        return Graph(self.nodes, graph.inputs, outputs, graph.opsets, graph.name, graph.overridable)
 
 
 def _label(node: Node) -> str:

@@ -1,0 +1,118 @@
+"""Element-wise operators of two tensors, NumPy broadcasting: the loops around any inner span.
+
+Loops follow the memory of the output, which is written in one piece. Per-channel vectors, one value
+per image or row, scalars and equal shapes all come down to strides 0 and 1 of the innermost loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from qrt.errors import UnsupportedError
+from qrt.ir import Value
+from qrt.jit.declare import Extent, Kernel, kernel, slots
+from qrt.ops.nests import Nest, elementwise_nest, names, numbered, reach
+from qrt.ops.spec import Lowering
+from qrt.simd.memory import operand
+from qrt.simd.scalar import share
+
+RANK = 4  # loops of a kernel; broadcasting that needs more is unrolled into rows
+MAX_ROWS = 64  # rows that one node may unroll into
+GRAIN = 2048  # elements; below this a second thread costs more than it saves
+# every such kernel's fields begin with these
+FIELDS = ("a", "b", "y", *names("n", RANK), *names("a_stride", RANK), *names("b_stride", RANK))
+A, B, Y, N0, N1, N2, N3, A0, A1, A2, A3, B0, B1, B2, B3 = slots(FIELDS)
+
+
+def broadcast_rows(
+    program: Lowering, y: Value, a: Value, b: Value, ends: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """`FIELDS` of each row that computes `y` from `a` and `b`: one, or none when it is empty.
+
+    `ends` replaces operands that are not where their values are.
+    """
+    nest = elementwise_nest(y, a, b)
+    if nest.count == 0:
+        return
+    outer = max(len(nest.sizes) - RANK, 0)
+    lead = nest.sizes[:outer]
+    if math.prod(lead) > MAX_ROWS:
+        raise UnsupportedError(f"broadcasting needs {len(nest.sizes)} nested loops")
+    inner = Nest(nest.sizes[outer:], tuple(s[outer:] for s in nest.strides)).padded(RANK)
+    places = {name: program.operand(v) for name, v in (("a", a), ("b", b), ("y", y))}
+    places |= ends or {}
+    itemsizes = [np.dtype(v.dtype).itemsize for v in (a, b, y)]
+    for i, index in enumerate(np.ndindex(lead)):
+        offsets = [sum(k * s for k, s in zip(index, row[:outer], strict=True)) for row in nest.strides]
+        offsets.append(i * inner.count)
+        shifted = {
+            name: place.at(offset * itemsize)
+            for (name, place), offset, itemsize in zip(
+                places.items(), offsets, itemsizes, strict=True
+            )
+        }
+        yield {**shifted, **inner.fields("n", "a_stride", "b_stride")}
+
+
+def declare_broadcast(
+    name: str, more_fields: tuple[str, ...], itemsizes: tuple[int, int, int], span: Any
+) -> Kernel:
+    """Kernel `name` whose innermost loop is `span(a, b, y, n, a_step, b_step, row)`: n outputs at
+    address y, steps in elements, `row` for the values of `more_fields`."""
+    a_itemsize, b_itemsize, y_itemsize = itemsizes
+
+    def extents(row: Mapping[str, int]) -> list[Extent]:
+        sizes = numbered(row, "n", RANK)
+        found = []
+        for field, itemsize in (("a", a_itemsize), ("b", b_itemsize)):
+            low, high = reach(sizes, numbered(row, f"{field}_stride", RANK))
+            found.append(Extent(field, itemsize * (high - low), start=itemsize * low))
+        return [*found, Extent("y", y_itemsize * math.prod(sizes), writes=True)]
+
+    def broadcast_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+        a = operand(row, A, arena, constants)
+        b = operand(row, B, arena, constants)
+        y = operand(row, Y, arena, constants)
+        n = row[N3]
+        start, stop = share(row[N0] * row[N1] * row[N2] * n, thread, threads, GRAIN)
+        if start >= stop:
+            return 0
+        r = start // n
+        i2 = r % row[N2]
+        i1 = r // row[N2] % row[N1]
+        i0 = r // row[N2] // row[N1]
+        i = start
+        while i < stop:
+            first = i - r * n
+            count = min(stop - i, n - first)
+            at_a = i0 * row[A0] + i1 * row[A1] + i2 * row[A2] + first * row[A3]
+            at_b = i0 * row[B0] + i1 * row[B1] + i2 * row[B2] + first * row[B3]
+            span(
+                a + a_itemsize * at_a,
+                b + b_itemsize * at_b,
+                y + y_itemsize * i,
+                count,
+                row[A3],
+                row[B3],
+                row,
+            )
+            i += count
+            r += 1
+            i2 += 1
+            if i2 == row[N2]:
+                i2 = 0
+                i1 += 1
+                if i1 == row[N1]:
+                    i1 = 0
+                    i0 += 1
+        return 0
+
+    # a compile worker imports the module that declares the kernel
+    broadcast_kernel.__module__ = span.__module__
+    return kernel(name, (*FIELDS, *more_fields), extents, family="broadcast")(broadcast_kernel)
+
+

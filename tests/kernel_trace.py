@@ -1,0 +1,296 @@
+"""Run a kernel's source in plain Python and record every byte that it touches.
+
+Nothing is simulated but the machine: integers wrap at 64 bits, division by zero gives 0 (numba's
+numpy error model), pointers record instead of loading, and a generated tile records what its
+documented arguments say it reads and writes. `extents` can then be held against the truth, for rows
+that no lowering would ever make.
+
+Each operand lives on an island of its own, so that an address tells the operand it came from.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qrt.gemm import depthwise_carry, depthwise_tile, tile
+from qrt.gemm.depthwise import DEPTHWISE
+from qrt.gemm.table import TILES
+from qrt.jit.declare import HEADER, Extent, Helper, Intrinsic, Kernel
+
+ISLAND = 1 << 57  # bytes between operands: 39 slots fit into int64
+SLACK = 64  # what a kernel may read behind an operand
+
+
+class TooLong(Exception):
+    """The kernel makes more steps than the trace allows."""
+
+
+class Wrapped(int):
+    """int64: every sum, difference and product wraps."""
+
+    def _binary(operation: Callable[[int, int], int]) -> Any:  # type: ignore[misc] # noqa: N805
+        def method(self: int, other: int) -> Wrapped:
+            return wrap(operation(int(self), int(other)))
+
+        return method
+
+    __add__ = __radd__ = _binary(lambda a, b: a + b)
+    __mul__ = __rmul__ = _binary(lambda a, b: a * b)
+    __sub__ = _binary(lambda a, b: a - b)
+    __rsub__ = _binary(lambda a, b: b - a)
+    __floordiv__ = _binary(lambda a, b: a // b if b else 0)
+    __rfloordiv__ = _binary(lambda a, b: b // a if a else 0)
+
+    def __neg__(self) -> Wrapped:
+        return wrap(-int(self))
+
+
+def wrap(value: int) -> Wrapped:
+    """`value` modulo 2**64, as int64."""
+    return Wrapped((value + 2**63) % 2**64 - 2**63)
+
+
+@dataclass
+class Trace:
+    """Bytes that one thread touched: (slot, start, stop) of reads and of writes, start inclusive."""
+
+    limit: int = 200_000
+    reads: list[tuple[int, int, int]] = field(default_factory=list)
+    writes: list[tuple[int, int, int]] = field(default_factory=list)
+    words: dict[int, int] = field(default_factory=dict)
+    steps: int = 0
+
+    def step(self, count: int = 1) -> None:
+        """Count steps; raises TooLong."""
+        self.steps += count
+        if self.steps > self.limit:
+            raise TooLong
+
+    def touch(self, address: int, nbytes: int, *, writes: bool = False) -> None:
+        """Record nbytes at `address`."""
+        self.step()
+        slot, start = divmod(int(address) + ISLAND // 2, ISLAND)
+        start -= ISLAND // 2
+        (self.writes if writes else self.reads).append((slot, start, start + int(nbytes)))
+
+    def counted(self, *args: int) -> Iterator[Wrapped]:
+        """`range` that counts its steps."""
+        for i in range(*(int(a) for a in args)):
+            self.step()
+            yield Wrapped(i)
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A typed pointer that records; what was stored through one is read back, else 0."""
+
+    trace: Trace
+    address: int
+    itemsize: int
+
+    def __getitem__(self, i: int) -> Any:
+        at = wrap(int(self.address) + int(i) * self.itemsize)
+        self.trace.touch(at, self.itemsize)
+        return Wrapped(self.trace.words.get(at, 0))
+
+    def __setitem__(self, i: int, value: int) -> None:
+        at = wrap(int(self.address) + int(i) * self.itemsize)
+        self.trace.touch(at, self.itemsize, writes=True)
+        self.trace.words[at] = int(value)
+
+
+POINTERS = {
+    f"as_{name}": np.dtype(name).itemsize
+    for name in ("uint8", "int8", "uint16", "int16", "int32", "int64", "float32")
+}
+
+
+def trace_kernel(
+    kernel: Kernel, row: Mapping[str, int], thread: int, threads: int, limit: int = 200_000
+) -> Trace:
+    """What `thread` of `threads` touches when it runs `row`; TooLong past `limit` steps."""
+    trace = Trace(limit)
+    slots = [Wrapped(0)] * len(HEADER) + [Wrapped(row[name]) for name in kernel.fields]
+    run = _Rebuilder(trace).function(kernel.fn)
+    status = run(slots, None, None, Wrapped(thread), Wrapped(threads))
+    assert status == 0, status
+    return trace
+
+
+class _Rebuilder:
+    """Functions with their declared globals and closures replaced by Python that records."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self._made: dict[int, Any] = {}
+
+    def function(self, fn: Any) -> Any:
+        found = dict(fn.__globals__)
+        for name in fn.__code__.co_names:
+            if name in found:
+                found[name] = self.value(found[name])
+        found["range"] = self.trace.counted
+        cells = tuple(types.CellType(self.value(c.cell_contents)) for c in fn.__closure__ or ())
+        return types.FunctionType(fn.__code__, found, fn.__name__, fn.__defaults__, cells)
+
+    def value(self, value: Any) -> Any:
+        if not isinstance(value, (Helper, Intrinsic)):
+            return value
+        if id(value) not in self._made:
+            self._made[id(value)] = self._replacement(value)
+        return self._made[id(value)]
+
+    def _replacement(self, declared: Helper | Intrinsic) -> Any:
+        name = declared.__name__
+        trace = self.trace
+        if name == "operand":
+            return lambda row, slot, arena, constants: Wrapped(slot * ISLAND)
+        if name in POINTERS:
+            return lambda address: Pointer(trace, address, POINTERS[name])
+        if name in ("add32", "sub32", "mul32", "quantize_u8"):
+            return lambda *args: 0
+        if isinstance(declared, Helper):
+            return self.function(declared.fn)
+        made = _enclosed(declared.fn)
+        if "mr" in made:
+            return _tile(trace, made["family"], made["mr"], made["nv"], made["epilogue"])
+        if made.get("kind") == "interleave":
+            return _interleave(trace, made["family"], made["lanes"])
+        if made.get("kind") == "carry":
+            return _carry_row(trace, made["lanes"], *made["shape"])
+        if made.get("kind") == "tile":
+            return _depthwise_tile(trace, made["family"], made["lanes"], made["pixels"])
+        raise NotImplementedError(f"the trace does not know the intrinsic {name}")
+
+
+def _enclosed(fn: Any) -> dict[str, Any]:
+    """What a generated intrinsic was made with: the plain values in its nested closures."""
+    found: dict[str, Any] = {}
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        value = cell.cell_contents
+        if isinstance(value, types.FunctionType):
+            found = _enclosed(value) | found
+        else:
+            found[name] = value
+    return found
+
+
+def _tile(trace: Trace, family: str, mr: int, nv: int, epilogue: str) -> Any:
+    """A generated tile of products, by the contract in `qrt.gemm.tile`."""
+    spec = next(t for t in TILES if t.family == family)
+    nr = nv * spec.lanes
+
+    def run(*args: int) -> int:
+        a = dict(zip(tile.ARGUMENTS, (int(v) for v in args), strict=True))
+        assert 1 <= a["m"] <= mr and 1 <= a["n"] <= nr, f"m {a['m']} n {a['n']} in a {mr}x{nr} tile"
+        arrays = 1 + 1 + (a["sums"] != 0)  # bias, multiplier; -w_zero_point is read with sums
+        trace.touch(a["columns"], 4 * nr * arrays)
+        if epilogue == "f32":
+            trace.touch(a["columns"] + 12 * nr, 4 * nr)
+        else:
+            trace.touch(a["limits"], 12)
+        if a["sums"]:
+            trace.touch(a["sums"], 4 * a["m"])
+        if a["taps"] * a["groups"]:
+            trace.touch(a["panel"], a["taps"] * a["groups"] * nr * spec.weight_nbytes)
+            for slot in range(a["taps"] * mr):
+                at = wrap(a["rows"] + 8 * slot)
+                trace.touch(at, 8)
+                trace.touch(trace.words[at], 4 * a["groups"])
+        itemsize = 1 if epilogue == "u8" else 4
+        for r in range(a["m"]):
+            trace.touch(wrap(a["out"] + r * a["ldc"]), a["n"] * itemsize, writes=True)
+        return 0
+
+    return run
+
+
+def _interleave(trace: Trace, family: str, lanes: int) -> Any:
+    """A generated interleave, by the contract in `qrt.gemm.depthwise_tile.build_interleave`."""
+    rows = next(s for s in DEPTHWISE if s.family == family).rows
+
+    def run(*args: int) -> int:
+        pointers, steps = args[:rows], args[rows : 2 * rows]
+        scratch, scratch_step, count = args[2 * rows :]
+        for i in trace.counted(count):
+            for p, step in zip(pointers, steps, strict=True):
+                trace.touch(p + i * step, 4 * lanes)
+            trace.touch(scratch + i * scratch_step, 16 * lanes, writes=True)
+        return 0
+
+    return run
+
+
+def _carry_row(trace: Trace, lanes: int, kernel_w: int, stride: int) -> Any:
+    """A generated row, by the contract in `qrt.gemm.depthwise_carry.build_carry_row`."""
+
+    def run(*args: int) -> int:
+        a = dict(zip(depthwise_carry.ARGUMENTS, args, strict=True))
+        assert 1 <= a["n"] <= 4 * lanes
+        trace.touch(a["columns"], 32 * lanes)
+        trace.touch(a["limits"], 12)
+        trace.touch(a["weights"], kernel_w * 16 * lanes)
+        for j in trace.counted(kernel_w - stride + a["width"] * stride):
+            at = j - a["before"]
+            for r in range(4):
+                inside = 0 <= at < a["inside"]
+                trace.touch(a[f"p{r}"] + at * a[f"s{r}"] if inside else a["pad"], 4 * lanes)
+        for ox in trace.counted(a["width"]):
+            trace.touch(a["out"] + ox * a["ldc"], int(a["n"]), writes=True)
+        return 0
+
+    return run
+
+
+def _depthwise_tile(trace: Trace, family: str, lanes: int, pixels: int) -> Any:
+    """A generated depthwise tile, by the contract in `qrt.gemm.depthwise_tile.build_tile`."""
+
+    def run(*args: int) -> int:
+        a = dict(zip(depthwise_tile.ARGUMENTS, args, strict=True))
+        assert 1 <= a["m"] <= pixels and 1 <= a["n"] <= 4 * lanes
+        groups = int(a["row_groups"])
+        trace.touch(a["columns"], 32 * lanes)
+        trace.touch(a["limits"], 12)
+        trace.touch(a["weights"], int(a["kernel_w"]) * groups * 16 * lanes)
+        for p in range(pixels):
+            for kx in trace.counted(a["kernel_w"]):
+                at = a["scratch"] + p * a["pixel_step"] + kx * a["tap_step"]
+                trace.touch(at, groups * 16 * lanes)
+        for p in range(int(a["m"])):
+            trace.touch(a["out"] + p * a["ldc"], int(a["n"]), writes=True)
+        return 0
+
+    return run
+
+
+def strays(trace: Trace, kernel: Kernel, extents: list[Extent]) -> list[str]:
+    """Touches that `extents` do not cover: reads beyond the slack, writes beyond the operand."""
+    bounds: dict[int, list[tuple[int, int, bool]]] = defaultdict(list)
+    for e in extents:
+        slot = len(HEADER) + kernel.fields.index(e.field)
+        bounds[slot].append((e.start, e.start + e.nbytes, e.writes))
+    found = []
+    for what, touched in (("reads", trace.reads), ("writes", trace.writes)):
+        for slot, start, stop in set(touched):
+            if what == "reads":
+                fits = any(low <= start and stop <= high + SLACK for low, high, _ in bounds[slot])
+            else:
+                fits = any(low <= start and stop <= high and w for low, high, w in bounds[slot])
+            if not fits:
+                inside = len(HEADER) <= slot < len(HEADER) + len(kernel.fields)
+                name = kernel.fields[slot - len(HEADER)] if inside else f"slot {slot}"
+                found.append(f"{what} {name}[{start}:{stop}], extents {bounds[slot]}")
+    return sorted(found)
+
+
+def touched(trace: Trace, kernel: Kernel, name: str, *, writes: bool = False) -> list[int]:
+    """Every byte of operand `name` that was read or written, once per time, in order."""
+    slot = len(HEADER) + kernel.fields.index(name)
+    intervals = trace.writes if writes else trace.reads
+    return sorted(b for s, start, stop in intervals if s == slot for b in range(start, stop))

@@ -1,0 +1,101 @@
+"""Depthwise packing, read off ramps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qrt.gemm.depthwise import (
+    DEPTHWISE,
+    DepthwiseSpec,
+    blocks,
+    pack_depthwise,
+    pack_depthwise_columns,
+)
+from qrt.gemm.order import column_order
+
+SPECS = [pytest.param(spec, id=spec.kernel_name) for spec in DEPTHWISE]
+GENERATED = [p for p in SPECS if p.values[0].family != "portable"]
+CHANNELS = (1, 2, 5, 31, 32, 33, 63, 64, 65, 96, 97, 129)
+
+
+@pytest.mark.parametrize("spec", GENERATED)
+def test_blocks_cover_the_channels(spec: DepthwiseSpec) -> None:
+    """Widest blocks, then the narrowest one that holds the rest; nothing twice, nothing left."""
+    for channels in range(1, 300):
+        found = blocks(channels, spec)
+        assert set(found[:-1]) <= {spec.lanes[0]}
+        assert 4 * sum(found[:-1]) < channels <= 4 * sum(found)
+        rest = channels - 4 * sum(found[:-1])
+        assert found[-1] == min(lanes for lanes in spec.lanes if 4 * lanes >= rest)
+
+
+@pytest.mark.parametrize("spec", GENERATED)
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (3, 3), (4, 1), (5, 2)])
+def test_weights(spec: DepthwiseSpec, kernel: tuple[int, int]) -> None:
+    """Per block, kernel column, group of rows, vector, lane: the rows of one channel side by side."""
+    kh, kw = kernel
+    groups = -(-kh // spec.rows)
+    for channels in CHANNELS:
+        for step in (1, 53):
+            ramp = (np.arange(channels * kh * kw) * step).astype(np.uint8).view(np.int8)
+            w = ramp.reshape(channels, kh, kw).astype(np.int16)
+            packed = pack_depthwise(w, spec).view(spec.weight_dtype)
+            at, c0 = 0, 0
+            for lanes in blocks(channels, spec):
+                order = column_order(4, lanes, "u8")
+                for kx in range(kw):
+                    for group in range(groups):
+                        for position in range(4 * lanes):
+                            channel = c0 + order[position]
+                            for r in range(spec.rows):
+                                ky = group * spec.rows + r
+                                there = channel < channels and ky < kh
+                                want = w[channel, ky, kx] if there else 0
+                                assert packed[at] == want, (channels, kx, group, position, r)
+                                at += 1
+                c0 += 4 * lanes
+            assert at == packed.size
+
+
+def test_portable_weights() -> None:
+    """Kernel row, kernel column, channel; int16."""
+    spec = DEPTHWISE[-1]
+    assert spec.family == "portable"
+    w = np.arange(-30, 30, dtype=np.int16).reshape(5, 4, 3) * 8
+    packed = pack_depthwise(w, spec).view(np.int16).reshape(4, 3, 5)
+    for channel in range(5):
+        np.testing.assert_array_equal(packed[:, :, channel], w[channel])
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_columns(spec: DepthwiseSpec) -> None:
+    """Per block: bias, then multiplier, in the block's channel order; zeros behind the last."""
+    for channels in CHANNELS:
+        bias = np.arange(channels, dtype=np.int32) + 1
+        multiplier = np.arange(channels, dtype=np.float32) + 0.5
+        packed = pack_depthwise_columns(channels, spec, bias, multiplier)
+        if spec.family == "portable":
+            np.testing.assert_array_equal(packed[: 4 * channels].view(np.int32), bias)
+            np.testing.assert_array_equal(packed[4 * channels :].view(np.float32), multiplier)
+            continue
+        at, c0 = 0, 0
+        for lanes in blocks(channels, spec):
+            order = np.array(column_order(4, lanes, "u8")) + c0
+            valid = order < channels
+            for dtype, values in ((np.int32, bias), (np.float32, multiplier)):
+                got = packed[at : at + 16 * lanes].view(dtype)
+                want = np.where(valid, values[np.where(valid, order, 0)], 0)
+                np.testing.assert_array_equal(got, want, f"{channels} channels, block at {c0}")
+                at += 16 * lanes
+            c0 += 4 * lanes
+        assert at == packed.size
+
+
+@pytest.mark.parametrize("spec", GENERATED)
+def test_order_is_what_unpacks_leave(spec: DepthwiseSpec) -> None:
+    """In-lane unpacks of bytes, then words, put channels of a 128-bit lane into four vectors."""
+    for lanes in spec.lanes:
+        channels = np.arange(4 * lanes).reshape(-1, 16)  # rows are 128-bit lanes of bytes
+        vectors = [channels[:, 4 * v : 4 * v + 4].reshape(-1) for v in range(4)]
+        assert np.concatenate(vectors).tolist() == column_order(4, lanes, "u8")
