@@ -240,12 +240,12 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
                     m0 = t * mr
                     m = min(mr, m_total - m0)
                     one = has_single and m == 1
-                    if one:
-                        rows = fill_rows(row, x, pad, work, 1, 1, m, image, oy, ox)
-                    elif dense:
+                    tile_mr = 1 if one else mr
+                    if dense:
                         rows = fill_dense_rows(row, x, work, row_lanes, m0, m)
                     else:
-                        rows = fill_rows(row, x, pad, work, row_lanes, mr, m, image, oy, ox)
+                        lanes_used = 1 if one else row_lanes
+                        rows = fill_rows(row, x, pad, work, lanes_used, tile_mr, m, image, oy, ox)
                     sums = sums0 + m0 * 4 if row[HAS_SUMS] != 0 else 0
                     for j in range(jc, min(jc + row[BLOCK], p1)):
                         panel = panel0 + j * panel_nbytes
@@ -253,12 +253,12 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
                         valid = min(nr, n - j * nr)
                         out = y + m0 * y_pixel + j * nr * itemsize
                         if valid <= narrow_nr and narrow_nr < half_nr:
-                            if one:
+                            if one and not dense:
                                 rows = fill_rows(row, x, pad, work, row_lanes, mr, m, image, oy, ox)
                             narrow(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
                                    valid, limits)  # fmt: skip
                         elif valid <= half_nr and half_nr < nr:
-                            if one:
+                            if one and not dense:
                                 rows = fill_rows(row, x, pad, work, row_lanes, mr, m, image, oy, ox)
                             half(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
                                  valid, limits)  # fmt: skip
