@@ -7,7 +7,7 @@ then thread 1. `KernelError`s of a row fail the test.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 GUARD = 192  # bytes before and after every tensor
 ALIGN = 64
 ENTRY = ctypes.CFUNCTYPE(
-    ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+    ctypes.c_int64, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2
 )
 
 
@@ -83,6 +83,9 @@ class Bench:
         self.constants += np.ascontiguousarray(array).tobytes()
         return place
 
+    def packed(self, key: Hashable, make: Callable[[], Array]) -> Place:
+        return self.constant(make())
+
     def scratch(self, nbytes: int) -> Place:
         return self._arena(nbytes)
 
@@ -115,7 +118,7 @@ class Bench:
                 slot = row[e.field]
                 if slot < 0:
                     assert not e.writes
-                    assert 0 <= ~slot + e.start, (kernel.name, e)
+                    assert ~slot + e.start >= 0, (kernel.name, e)
                     assert ~slot + e.start + e.nbytes <= len(self.constants), (kernel.name, e)
                     continue
                 start, stop = slot + e.start, slot + e.start + e.nbytes

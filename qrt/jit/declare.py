@@ -76,17 +76,12 @@ def intrinsic(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Extent:
-    """Bytes that a row touches: `nbytes` from `start` of the operand in field `field`.
-
-    `align`: the kernel uses aligned instructions there, so that the first byte's place must be a
-    multiple of it (at most 64; arena and constants begin at multiples of 64).
-    """
+    """Bytes that a row touches: `nbytes` from `start` of the operand in field `field`."""
 
     field: str
     nbytes: int
     writes: bool = False
     start: int = 0
-    align: int = 1
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qrt.ops import (
     average_pool,
     batch_normalization,
+    cast,
     concat,
     conv,
     copy,
@@ -13,6 +14,8 @@ from qrt.ops import (
     expand,
     float_average_pool,
     float_binary,
+    float_conv,
+    float_matmul,
     float_reduce,
     float_softmax,
     float_unary,
@@ -63,7 +66,11 @@ _SPECS: tuple[OpSpec, ...] = (
     depth_to_space.SPACE_TO_DEPTH,
     resize.ONNX_SPEC,
     resize.UPSAMPLE,
+    cast.SPEC,
     # float
+    float_conv.SPEC,
+    float_matmul.MATMUL,
+    float_matmul.GEMM,
     *float_unary.SPECS,
     *float_binary.SPECS,
     *float_softmax.SPECS,

@@ -1,7 +1,7 @@
-"""qrt.Lookup: uint8 through a table of 256 entries, to uint8 or float32.
+"""qrt.Lookup: a byte through a table of 256 entries, to 8 bits or float32.
 
 Any function of one quantized tensor (an activation with its QuantizeLinear, a requantization) is
-such a table, exact by construction.
+such a table, exact by construction. An int8 tensor is looked up by its byte (-1 at 255).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
 def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     (x,) = inputs
     assert x is not None
-    return [node.attrs["table"][x]]
+    return [node.attrs["table"][x.view(np.uint8)]]
 
 
 def lower(node: Node, program: Lowering) -> None:
     x, y = node.required(0), node.outputs[0]
     n = int(np.prod(x.static_shape))
-    if x.dtype != np.uint8:
-        raise UnsupportedError(f"Lookup of {x.dtype} is not supported, only uint8")
+    if x.dtype not in (np.uint8, np.int8):
+        raise UnsupportedError(f"Lookup of {x.dtype} is not supported, only uint8 and int8")
     emit_lookup(program, node.attrs["table"], program.operand(x), program.operand(y), 1, n, n)
 
 
@@ -48,13 +48,13 @@ def emit_lookup(
     program: Lowering, table: Array, x: Operand, y: Operand, rows: int, n: int, y_stride: int
 ) -> None:
     """Rows of `n` elements of x through `table` to rows of y that are `y_stride` elements apart."""
-    if table.shape != (256,) or table.dtype not in (np.uint8, np.float32):
+    if table.shape != (256,) or table.dtype not in (np.uint8, np.int8, np.float32):
         raise UnsupportedError(
-            f"a lookup table must be uint8[256] or float32[256], got {table.dtype}{list(table.shape)}"
+            f"a lookup table must be 256 of 8 bits or float32, got {table.dtype}{list(table.shape)}"
         )
     if rows > 1 and n == y_stride:
         rows, n, y_stride = 1, rows * n, rows * n
-    kernels = KERNELS if table.dtype == np.uint8 else FLOAT_KERNELS
+    kernels = FLOAT_KERNELS if table.dtype == np.float32 else KERNELS
     program.emit(
         best_kernel(kernels, program.features),
         x=x,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qrt.errors import QrtError, UnsupportedError, at_node
+from qrt.errors import ModelError, QrtError, UnsupportedError, at_node
 from qrt.ir import Node, Value
 from qrt.ops import OPS
 from qrt.quant import functions
@@ -29,10 +29,15 @@ Fold = Callable[[Node, Inputs], "Array | None"]
 def evaluate(node: Node, inputs: Inputs) -> list[Array] | None:
     """The outputs of `node` on constant inputs, or None when nobody knows or declines."""
     fold = FOLDS.get(node.op) if node.domain == "" else None
-    if fold is None:
-        return _reference(node, inputs)
-    with np.errstate(all="ignore"):
-        result = fold(node, inputs)
+    try:
+        if fold is None:
+            return _reference(node, inputs)
+        with np.errstate(all="ignore"):
+            result = fold(node, inputs)
+    except QrtError as error:
+        at_node(error, node.where)
+    except ValueError as error:  # NumPy's, of shapes that do not fit
+        raise ModelError(f"{node.where}: {error}") from error
     return None if result is None or result.nbytes > MAX_NBYTES else [np.asarray(result)]
 
 
@@ -52,8 +57,6 @@ def _reference(node: Node, inputs: Inputs) -> list[Array] | None:
         return [np.asarray(a) for a in spec.reference(twin, inputs)]
     except UnsupportedError:
         return None
-    except QrtError as error:
-        at_node(error, node.where)
 
 
 def integers(node: Node, inputs: Inputs, i: int, attr: str) -> list[int] | None:

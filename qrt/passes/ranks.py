@@ -25,10 +25,14 @@ def infer_ranks(graph: Graph) -> Graph:
     for node in graph.nodes:
         name = node.op.removeprefix("QLinear") if node.op.startswith("QLinear") else node.op
         rule = RULES.get(name)
-        if node.op in ("Split", "DynamicQuantizeLinear"):
-            _several(node)
-        elif rule is not None and node.outputs[0].shape is None:
-            node.outputs[0].shape = rule(node)
+        try:
+            if node.op in ("Split", "DynamicQuantizeLinear"):
+                _several(node)
+            elif rule is not None and node.outputs[0].shape is None:
+                node.outputs[0].shape = rule(node)
+        except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
+            # the node breaks a rule of its operator, whose `infer` will say which
+            continue
         for value in node.outputs:
             value.dtype = value.dtype or _dtype(node, name)
     return graph

@@ -32,8 +32,7 @@ class Touch:
 def touches(kernel: Kernel, row: list[int]) -> list[Touch]:
     """What `row` touches, from its kernel's `extents`.
 
-    Raises ProgramError when the values contradict each other, a size is negative or a place not
-    aligned as the kernel needs it.
+    Raises ProgramError when the values contradict each other or a size is negative.
     """
     values = fields_of(kernel, row)
     try:
@@ -47,10 +46,5 @@ def touches(kernel: Kernel, row: list[int]) -> list[Touch]:
         value = values[extent.field]
         constant = value < 0
         start = (~value if constant else value) + extent.start
-        if start % extent.align:
-            raise ProgramError(
-                f"kernel {kernel.name}: {extent.field} at byte {start} must lie at a multiple of"
-                f" {extent.align}"
-            )
         found.append(Touch(extent.field, constant, start, start + extent.nbytes, extent.writes))
     return found

@@ -15,9 +15,9 @@ def verify(program: Program) -> None:
     """Raises ProgramError, naming the row, unless every row and binding keeps the rules.
 
     Every kernel is known; each operand's extent lies inside arena or constants (kernels read up to
-    64 bytes of slack behind it), aligned as the kernel needs it; constants are only read; what a
-    row writes overlaps nothing else that it touches; barriers stand between rows that depend on
-    each other; bindings lie inside. The kernels are known once `qrt.ops` is imported.
+    64 bytes of slack behind it); constants are only read; what a row writes overlaps nothing else
+    that it touches; barriers stand between rows that depend on each other; bindings lie inside.
+    The kernels are known once `qrt.ops` is imported.
     """
     if program.arena_nbytes < 0 or program.threads < 1:
         raise ProgramError(

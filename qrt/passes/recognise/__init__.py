@@ -6,6 +6,7 @@ stays the ONNX operator it was, reads float32, and carries the reason (`Node.why
 
 from __future__ import annotations
 
+from qrt.errors import QrtError, at_node
 from qrt.ir import Graph, Node
 from qrt.passes.recognise import concat, linear, movement, pointwise, pools, products, resize
 from qrt.passes.recognise.qoperators import qoperator
@@ -80,7 +81,10 @@ def recognise(graph: Graph) -> Graph:
         recogniser = RECOGNISERS.get((node.domain, node.op))
         outcome: Outcome = "it has no integer form"
         if recogniser is not None:
-            outcome = recogniser(walk, node, views)
+            try:
+                outcome = recogniser(walk, node, views)
+            except QrtError as error:
+                at_node(error, node.where)
         if isinstance(outcome, View):
             outcome = [outcome]
         if isinstance(outcome, list):

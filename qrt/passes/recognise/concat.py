@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qrt.ir import Node, QParams, Value
+from qrt.ir.attrs import AttrReader
 from qrt.passes.recognise.views import Codes, Mapped, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.quant.affine import U8
@@ -27,7 +28,7 @@ def concat(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     known = [pair for pair in pairs if pair is not None]
     if len(known) == len(parts) and all(q.same_as(known[0][1]) for _, q in known):
         joined = _emit(walk, node, [c for c, _ in known], node.outputs[0])
-        return Mapped.dequantized(Codes(joined), known[0][1])
+        return Mapped.dequantized(Codes(joined), known[0][1], node)
     return Joined(parts, node)
 
 
@@ -57,5 +58,6 @@ def _emit(walk: Walk, node: Node, parts: list[Codes], like: Value) -> Value:
         walk.codes(c, like) if is_there else c.root for c, is_there in zip(parts, done, strict=True)
     ]
     tables = [None if is_there else c.table for c, is_there in zip(parts, done, strict=True)]
-    attrs = {"axis": int(node.attrs.get("axis", 1)), "tables": tables}
+    axis = AttrReader(node).int("axis", 1 if node.version < 4 else None)
+    attrs = {"axis": axis, "tables": tables}
     return walk.emit("Concat", inputs, attrs, walk.result(like, U8), node)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qrt.errors import QrtError, at_node
 from qrt.ir import Node, QParams
+from qrt.ir.attrs import AttrReader
+from qrt.ops.channels import normalized_axis
 from qrt.passes.recognise.views import Codes, Fixed, Mapped, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.quant.affine import S8, U8, Array, make_qparams, quantize, unsigned
@@ -49,8 +50,10 @@ def quantize_view(walk: Walk, node: Node, x: View | None, y: QParams) -> Outcome
         # no operator computes with per_channel or 16-bit tensors: they leave the walk as they are
         real = walk.real(x, node.required(0))
         return Plain(walk.emit("Quantize", [real], {"y": y}, walk.result(like, y.dtype)))
+    walk.absorbed = [node]
     codes = walk.quantize(x, unsigned(y), like)
-    return Codes(codes.root, codes.table, y.dtype)
+    walk.absorbed = []
+    return Codes(codes.root, codes.table, y.dtype, node)
 
 
 def dequantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
@@ -80,7 +83,7 @@ def dequantize_view(
     if codes is not None:
         qparams = qparams_of(node, scale, zero_point, codes.dtype)
         if qparams.per_tensor:
-            return Mapped.dequantized(codes, qparams)
+            return Mapped.dequantized(codes, qparams, node)
         value, qparams = walk.codes(codes, node.required(0)), unsigned(qparams)
     else:
         value = walk.real(x, node.required(0))
@@ -98,13 +101,10 @@ def qparams_of(
     dtype: np.dtype[Any],
     axis: int | None = None,
 ) -> QParams:
-    """Parameters read from `node`; `axis` None: its attribute. Names the node in errors."""
+    """Parameters read from `node`; `axis` None: its attribute."""
     shape = node.required(0).shape
     if axis is None:
-        axis = int(node.attrs.get("axis", 1))
-    if axis < 0 and shape is not None:
-        axis += len(shape)
-    try:
-        return make_qparams(scale, zero_point, dtype, axis)
-    except QrtError as error:
-        at_node(error, node.where)
+        axis = AttrReader(node).int("axis", 1)
+    if scale.size > 1 and shape is not None:
+        axis = normalized_axis(axis, len(shape))
+    return make_qparams(scale, zero_point, dtype, axis)

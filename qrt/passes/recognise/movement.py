@@ -7,11 +7,12 @@ A maximum over a window is a movement too, where the function before it never de
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qrt.ir import Node, QParams, Value
+from qrt.ir.attrs import AttrReader
 from qrt.passes.arithmetic import evaluate
 from qrt.passes.recognise.views import Codes, Fixed, Mapped, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
@@ -62,7 +63,7 @@ def split(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     twin.inputs, twin.outputs = inputs, outs
     walk.append(twin)
     if isinstance(x, Codes):
-        return [Codes(out, x.table, x.dtype) for out in outs]
+        return [replace(x, root=out) for out in outs]
     return [_over(x, out) for out in outs]
 
 
@@ -74,7 +75,7 @@ def move_codes(walk: Walk, node: Node, x: Codes, fill: int) -> Codes:
     root = x.root if late else walk.codes(x, node.required(0))
     out = walk.result(node.outputs[0], U8)
     moved = MACHINE.get(node.op, _emit_plain)(walk, node, root, out, fill)
-    return Codes(moved, x.table if late else None, x.dtype)
+    return replace(x, root=moved, table=x.table if late else None)
 
 
 def declined(walk: Walk, node: Node) -> str:
@@ -129,12 +130,12 @@ def _move_mapped(walk: Walk, node: Node, x: Mapped) -> View:
         code = quantize(value, x.qparams)
         if have is None or dequantize(code, x.qparams) != value:
             return Moved(x, node)
-        return Mapped.dequantized(move_codes(walk, node, have[0], int(code)), have[1])
+        return Mapped.dequantized(move_codes(walk, node, have[0], int(code)), have[1], node)
     if node.op in EXTREMES and not is_monotone_real(x.reals):
         return Moved(x, node)
     if x.codes is not None:
         codes = move_codes(walk, node, x.codes, 0)
-        return Mapped.dequantized(Codes(codes.root, codes.table), x.qparams)
+        return Mapped.dequantized(codes, x.qparams, x.node)
     return _over(x, move_codes(walk, node, Codes(x.root), 0).root)
 
 
@@ -145,8 +146,8 @@ def is_monotone_real(reals: Array) -> bool:
 
 def _over(x: Mapped, root: Value) -> Mapped:
     """The same function of another tensor of codes."""
-    codes = None if x.codes is None else Codes(root, x.codes.table)
-    return Mapped(root, x.reals, x.qparams, codes)
+    codes = None if x.codes is None else replace(x.codes, root=root)
+    return replace(x, root=root, codes=codes)
 
 
 def _move_constant(walk: Walk, node: Node, x: Plain) -> Outcome:
@@ -165,7 +166,7 @@ def _move_fixed(walk: Walk, node: Node, x: Fixed) -> Outcome:
     if q is None:
         # as Gather of an embedding: its integers move while the model runs
         have = x.quantized(walk, node.required(0))
-        return "" if have is None else _move_mapped(walk, node, Mapped.dequantized(*have))
+        return "" if have is None else _move_mapped(walk, node, Mapped.dequantized(*have, node))
     if x.qparams.per_tensor:
         return Fixed(q, x.qparams)
     shape = [1] * x.q.ndim
@@ -206,7 +207,7 @@ def _emit_pad(walk: Walk, node: Node, root: Value, out: Value, fill: int) -> Val
     twin = _twin(node)
     pads: Value | None
     if node.version < 11:
-        pads = walk.constant(np.array(node.attrs["pads"], np.int64), node.outputs[0])
+        pads = walk.constant(np.array(AttrReader(node).ints("pads"), np.int64), node.outputs[0])
     else:
         pads = walk.real(walk.view(node.required(1)), node.required(1))
     mode = node.attrs.get("mode", "constant")
@@ -218,8 +219,10 @@ def _emit_pad(walk: Walk, node: Node, root: Value, out: Value, fill: int) -> Val
 
 
 def _emit_max_pool(walk: Walk, node: Node, root: Value, out: Value, fill: int) -> Value:
-    attrs = window_attrs(node, node.attrs["kernel_shape"])
-    attrs["ceil_mode"] = int(node.attrs.get("ceil_mode", 0))
+    reader = AttrReader(node, ("storage_order",))
+    attrs = window_attrs(reader)
+    attrs["ceil_mode"] = int(reader.bool("ceil_mode", False))
+    reader.done()
     return walk.emit("MaxPool", [root], attrs, out, node)
 
 

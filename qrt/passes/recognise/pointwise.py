@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrt.ir import Node, QParams, Value
+from qrt.ir.attrs import AttrReader
 from qrt.passes.recognise.product import Product
 from qrt.passes.recognise.views import Clipped, Codes, Fixed, Mapped, Pending, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
@@ -25,7 +26,7 @@ def unary(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     """Any operator of functions.UNARY."""
     x = views[0]
     if isinstance(x, Mapped):
-        return x.mapped(functions.unary(node.op, x.reals, node.attrs))
+        return x.mapped(functions.unary(node.op, x.reals, node.attrs), node)
     if isinstance(x, Fixed):
         return Plain(walk.constant(functions.unary(node.op, x.floats(), node.attrs), _out(node)))
     return "its input is not a quantized tensor"
@@ -38,7 +39,7 @@ def clip(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
         return "its bounds are computed while the model runs"
     x = views[0]
     if isinstance(x, Mapped):
-        return x.mapped(functions.clip(x.reals, *bounds))
+        return x.mapped(functions.clip(x.reals, *bounds), node)
     if isinstance(x, Fixed):
         return Plain(walk.constant(functions.clip(x.floats(), *bounds), _out(node)))
     if isinstance(x, Codes):  # opset 12 and 14: straight on integers, whose codes are raised by 128
@@ -57,7 +58,8 @@ def clip_bounds(walk: Walk, node: Node) -> tuple[np.float32, np.float32] | None:
         return np.float32(0), high
     if node.version < 11:
         limit = float(np.finfo(np.float32).max)
-        return np.float32(node.attrs.get("min", -limit)), np.float32(node.attrs.get("max", limit))
+        attrs = AttrReader(node)
+        return np.float32(attrs.float("min", -limit)), np.float32(attrs.float("max", limit))
     bounds = [low, high]
     for i in (0, 1):
         value = node.input(i + 1)
@@ -94,13 +96,13 @@ def _pair(walk: Walk, node: Node, a: View | None, b: View | None, i: int) -> Out
     if isinstance(a, Mapped):
         scalar = _scalar(walk, b, like_b, like_a)
         if scalar is not None:
-            return a.mapped(functions.binary(op, a.reals, scalar))
+            return a.mapped(functions.binary(op, a.reals, scalar), node)
     if isinstance(b, Mapped):
         scalar = _scalar(walk, a, like_a, like_b)
         if scalar is not None:
-            return b.mapped(functions.binary(op, scalar, b.reals))
+            return b.mapped(functions.binary(op, scalar, b.reals), node)
     if isinstance(a, Mapped) and isinstance(b, Mapped) and a.root is b.root:
-        return a.mapped(functions.binary(op, a.reals, b.reals))
+        return a.mapped(functions.binary(op, a.reals, b.reals), node)
     if op == "Add" and i == 1:
         for product, other in ((a, like_b), (b, like_a)):
             constant = walk.array(other)

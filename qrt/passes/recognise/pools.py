@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 
 from qrt.ir import Node, QParams, Value
+from qrt.ir.attrs import AttrReader
+from qrt.ops.channels import normalized_axes, normalized_axis
 from qrt.passes.recognise.views import Codes, Pending, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.passes.recognise.windows import window_attrs
 from qrt.quant.affine import U8
+
+OF_QLINEAR = ("channels_last",)  # com.microsoft's; `qoperators` sees to it
 
 
 @dataclass(eq=False)
@@ -45,9 +49,11 @@ def average_pool(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     x = walk.quantized(views[0], node.required(0))
     if x is None:
         return "its input is not a quantized tensor"
-    attrs = window_attrs(node, node.attrs["kernel_shape"])
-    attrs["ceil_mode"] = int(node.attrs.get("ceil_mode", 0))
-    attrs["count_include_pad"] = int(node.attrs.get("count_include_pad", 0))
+    reader = AttrReader(node, OF_QLINEAR)
+    attrs = window_attrs(reader)
+    attrs["ceil_mode"] = int(reader.bool("ceil_mode", False))
+    attrs["count_include_pad"] = int(reader.bool("count_include_pad", False))
+    reader.done()
     return Reduction(node, "AveragePool", *x, attrs)
 
 
@@ -71,20 +77,22 @@ def reduce_mean(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
         return "its input is not a quantized tensor"
     if shape is None:
         return "the rank of its input is not known"
-    axes = [int(a) for a in node.attrs.get("axes") or ()]
+    attrs = AttrReader(node)
+    axes = attrs.ints("axes", ())
+    keepdims, noop = attrs.bool("keepdims", True), attrs.bool("noop_with_empty_axes", False)
+    attrs.done()
     if node.input(1) is not None:
         array = walk.array(node.input(1))
         if array is None:
             return "its axes are computed while the model runs"
         axes = [int(a) for a in array.reshape(-1)]
     if not axes:
-        if node.attrs.get("noop_with_empty_axes", 0):
+        if noop:
             assert views[0] is not None
             return views[0]
         axes = list(range(len(shape)))
-    resolved = tuple(sorted(a % len(shape) for a in axes))
-    attrs = {"axes": resolved, "keepdims": int(node.attrs.get("keepdims", 1))}
-    return Reduction(node, "ReduceMean", *x, attrs)
+    resolved = normalized_axes(tuple(axes), len(shape))
+    return Reduction(node, "ReduceMean", *x, {"axes": resolved, "keepdims": int(keepdims)})
 
 
 def softmax(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
@@ -96,7 +104,8 @@ def softmax(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     if shape is None:
         return "the rank of its input is not known"
     modern = node.version >= 13
-    axis = int(node.attrs.get("axis", -1 if modern else 1))
-    axis += len(shape) if axis < 0 else 0
+    attrs = AttrReader(node, ("opset",))
+    axis = normalized_axis(attrs.int("axis", -1 if modern else 1), len(shape))
+    attrs.done()
     axes = (axis,) if modern else tuple(range(axis, len(shape)))
     return Reduction(node, "Softmax", *x, {"axes": axes}, clamps=False)

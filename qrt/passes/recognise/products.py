@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from qrt.ir import Node, QParams
+from qrt.ir.attrs import AttrReader
 from qrt.passes.batchnorm import gain_and_shift
 from qrt.passes.recognise.product import Product, Weights, per_channel
 from qrt.passes.recognise.views import Codes, Fixed, Plain, View
@@ -21,6 +22,7 @@ from qrt.quant.affine import S8, U8, Array, spread
 from qrt.quant.products import same_scale, signed_weights
 
 MAX_SPATIAL = 2  # axes that the Conv kernel slides over
+OF_QLINEAR = ("channels_last",)  # com.microsoft's; `qoperators` sees to it
 
 
 def conv(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
@@ -35,8 +37,10 @@ def conv(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     kernel = list(weights.q.shape[2:])
     if not 1 <= len(kernel) <= MAX_SPATIAL:
         return f"it slides over {len(kernel)} axes, the kernel over 1 or 2"
-    attrs = window_attrs(node, kernel)
-    attrs["group"] = int(node.attrs.get("group", 1))
+    reader = AttrReader(node, OF_QLINEAR)
+    attrs = window_attrs(reader, kernel)
+    attrs["group"] = reader.int("group", 1)
+    reader.done()
     channels, depth = weights.q.shape[0], math.prod(weights.q.shape[1:])
     product = Product(node, "Conv", *x, x[1].scale, weights, channels, depth, attrs=attrs)
     return _finish(product, views[2] if len(views) > 2 else None, rank=1)
@@ -65,22 +69,24 @@ def gemm(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     x = walk.quantized(views[0], node.required(0))
     if x is None:
         return "its left operand is not a quantized tensor"
-    if node.attrs.get("transA", 0):
+    attrs = AttrReader(node)
+    trans_a, trans_b = attrs.bool("transA", False), attrs.bool("transB", False)
+    alpha, beta = (np.float32(attrs.float(name, 1.0)) for name in ("alpha", "beta"))
+    attrs.done()
+    if trans_a:
         x = _transposed(walk, node, x[0]), x[1]
     b = views[1]
-    if node.attrs.get("transB", 0):
+    if trans_b:
         if not isinstance(b, Fixed):
             return "its right operand is transposed and not constant"
         axis = None if b.qparams.axis is None else 1 - b.qparams.axis
         b = Fixed(np.ascontiguousarray(b.q.T), replace(b.qparams, axis=axis))
     c = views[2] if len(views) > 2 else None
-    beta = np.float32(node.attrs.get("beta", 1.0))
     if c is not None and beta != 1:
         floats = walk.array(node.input(2))
         if floats is None:
             return "its bias is not constant"
         c = Plain(walk.constant(beta * floats.astype(np.float32), node.required(2)))
-    alpha = np.float32(node.attrs.get("alpha", 1.0))
     if alpha == 0 or not np.isfinite(alpha):
         return f"its alpha is {alpha}"
     return _matmul(walk, node, x, b, c, np.asarray(alpha * x[1].scale))

@@ -45,7 +45,7 @@ def qoperator(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
         if isinstance(view, (str, list)):
             return view
         operand = walk.stand_in(view, node.required(position))
-        if last:
+        if last and position == 0:  # the weights of a convolution stay as they are
             turned = _turned(walk, node, operand, to_last=False)
             if isinstance(turned, str):
                 return turned

@@ -10,7 +10,7 @@ All 8-bit tensors are uint8 codes here; int8 is stored as q + 128 with its zero 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,16 +56,20 @@ class Plain(View):
 
 @dataclass(eq=False)
 class Codes(View):
-    """An 8-bit tensor: table[root] (None: root itself), whose ONNX type is `dtype`."""
+    """An 8-bit tensor: table[root] (None: root itself), whose ONNX type is `dtype`.
+
+    `node` is the ONNX node that a Lookup of the table stands for.
+    """
 
     root: Value
     table: Array | None = None
     dtype: np.dtype[Any] = field(default=U8)
+    node: Node | None = None
 
     def then(self, table: Array) -> Codes:
         """table[self], a chain of tables being one."""
         composed = compose(self.table, table)
-        return Codes(self.root, None if is_identity(composed) else composed, self.dtype)
+        return replace(self, table=None if is_identity(composed) else composed)
 
     def clamped(self, qmin: int, qmax: int) -> Codes:
         """min(max(self, qmin), qmax)."""
@@ -75,7 +79,7 @@ class Codes(View):
         if self.dtype == U8:
             return walk.codes(self, like)
         table = flip(np.arange(256, dtype=np.uint8) if self.table is None else self.table)
-        return walk.lookup(self.root, table, like)
+        return walk.lookup(self.root, table, like, self.node)
 
 
 @dataclass(eq=False)
@@ -83,24 +87,27 @@ class Mapped(View):
     """A float function of one 8-bit tensor: reals[root].
 
     `qparams` (uint8) are those of the DequantizeLinear it began with; `codes` is set while it is
-    that DequantizeLinear and nothing else.
+    that DequantizeLinear and nothing else. `node` is the ONNX node that made it.
     """
 
     root: Value
     reals: Array
     qparams: QParams
+    node: Node
     codes: Codes | None = None
 
     @classmethod
-    def dequantized(cls, codes: Codes, x: QParams) -> Mapped:
+    def dequantized(cls, codes: Codes, x: QParams, node: Node) -> Mapped:
         """DequantizeLinear of `codes` with `x` (per_tensor, of the ONNX type)."""
         x = unsigned(x)
         reals = dequantize_table(x)
-        return cls(codes.root, reals if codes.table is None else reals[codes.table], x, codes)
+        if codes.table is not None:
+            reals = reals[codes.table]
+        return cls(codes.root, reals, x, node, codes)
 
-    def mapped(self, reals: Array) -> Mapped:
-        """Another function of the same tensor."""
-        return Mapped(self.root, reals, self.qparams)
+    def mapped(self, reals: Array, node: Node) -> Mapped:
+        """Another function of the same tensor, that of `node`."""
+        return Mapped(self.root, reals, self.qparams, node)
 
     def quantized(self) -> tuple[Codes, QParams] | None:
         """Codes and parameters of which this is exactly the DequantizeLinear, or None.
@@ -111,16 +118,16 @@ class Mapped(View):
             return self.codes, self.qparams
         table = quantize_table(self.reals, self.qparams)
         if np.array_equal(dequantize_table(self.qparams)[table], self.reals):
-            return Codes(self.root, None if is_identity(table) else table), self.qparams
+            codes = Codes(self.root, None if is_identity(table) else table, node=self.node)
+            return codes, self.qparams
         return None
 
     def real(self, walk: Walk, like: Value) -> Value:
         if self.codes is None or self.codes.table is not None or self.root.is_constant:
-            return walk.lookup(self.root, self.reals, like)
-        x = walk.codes(self.codes, like)
-        return walk.emit(
-            "Dequantize", [x], {"x": self.qparams}, walk.result(like, np.dtype(np.float32))
-        )
+            return walk.lookup(self.root, self.reals, like, self.node)
+        out = walk.result(like, np.dtype(np.float32))
+        attrs = {"x": self.qparams}
+        return walk.emit("Dequantize", [walk.codes(self.codes, like)], attrs, out, self.node)
 
     def quantize(self, walk: Walk, y: QParams, like: Value, qmin: int, qmax: int) -> Codes:
         return Codes(self.root).then(quantize_table(self.reals, y)).clamped(qmin, qmax)
@@ -187,6 +194,7 @@ class Clipped(View):
         return walk.emit_onnx(self.node, [x, *walk.reals(self.node, 1)], [like])[0]
 
     def quantize(self, walk: Walk, y: QParams, like: Value, qmin: int, qmax: int) -> Codes:
+        walk.absorbed.append(self.node)
         bounds = quantize(np.array([self.low, self.high], np.float32), y)
         low, high = (int(np.clip(b, qmin, qmax)) for b in (min(bounds), bounds[1]))
         return walk.quantize(self.inner, y, like, low, high)

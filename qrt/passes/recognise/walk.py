@@ -27,6 +27,7 @@ class Walk:
         self.graph = graph
         self.nodes: list[Node] = []
         self.node: Node | None = None  # the ONNX node being looked at
+        self.absorbed: list[Node] = []  # nodes that the one emitted next stands for too
         self._views: dict[Value, View] = {}
         self._reals: dict[View, Value] = {}
         self._quantized: dict[tuple[Any, ...], Codes] = {}
@@ -104,12 +105,12 @@ class Walk:
         """The uint8 tensor of `codes`."""
         if codes.table is None:
             return codes.root
-        return self.lookup(codes.root, codes.table, like)
+        return self.lookup(codes.root, codes.table, like, codes.node)
 
     # emitting ------------------------------------------------------------------------------
 
-    def lookup(self, root: Value, table: Array, like: Value) -> Value:
-        """table[root]; a constant when `root` is one."""
+    def lookup(self, root: Value, table: Array, like: Value, node: Node | None = None) -> Value:
+        """table[root], standing for `node`; a constant when `root` is one."""
         if root.dtype == U8 and is_identity(table):
             return root
         key = (root, table.tobytes(), table.dtype.str)
@@ -118,7 +119,7 @@ class Walk:
                 self._lookups[key] = self.constant(table[root.data], like)
             else:
                 out = self.result(like, table.dtype)
-                self._lookups[key] = self.emit("Lookup", [root], {"table": table}, out)
+                self._lookups[key] = self.emit("Lookup", [root], {"table": table}, out, node)
         return self._lookups[key]
 
     def has_lookup(self, codes: Codes) -> bool:
@@ -159,7 +160,8 @@ class Walk:
         """Append a node that stands for `node` (default: the one being looked at)."""
         node = node or self.node
         assert node is not None
-        origin = tuple(dict.fromkeys(_label(n) for n in (node, self.node) if n is not None))
+        origin = tuple(dict.fromkeys(_label(n) for n in (node, *self.absorbed[::-1])))
+        self.absorbed = []
         self.append(
             Node(op, list(inputs), [out], attrs, domain, node.name, node.index, version, origin)
         )

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from qrt.ir import Node
+from qrt.ir.attrs import AttrReader
+
+AUTO_PADS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
 
-def window_attrs(node: Node, kernel_shape: list[int]) -> dict[str, Any]:
-    """kernel_shape, strides, dilations, pads; `auto_pad` stays until the shapes are known."""
-    rank = len(kernel_shape)
-    attrs: dict[str, Any] = {
-        "kernel_shape": [int(k) for k in kernel_shape],
-        "strides": [int(s) for s in node.attrs.get("strides") or [1] * rank],
-        "dilations": [int(d) for d in node.attrs.get("dilations") or [1] * rank],
-        "pads": [int(p) for p in node.attrs.get("pads") or [0] * 2 * rank],
+def window_attrs(attrs: AttrReader, kernel: list[int] | None = None) -> dict[str, Any]:
+    """kernel_shape, strides, dilations, pads of a node; `kernel`: what its weights say.
+
+    `auto_pad` SAME stays an attribute until the shapes are known.
+    """
+    if kernel is None:
+        kernel = attrs.ints("kernel_shape")
+    rank = len(kernel)
+    found: dict[str, Any] = {
+        "kernel_shape": attrs.ints("kernel_shape", kernel, rank),
+        "strides": attrs.ints("strides", [1] * rank, rank),
+        "dilations": attrs.ints("dilations", [1] * rank, rank),
+        "pads": attrs.ints("pads", [0] * 2 * rank, 2 * rank),
     }
-    auto_pad = node.attrs.get("auto_pad", "NOTSET")
-    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        attrs["auto_pad"] = auto_pad
-    if auto_pad == "VALID":
-        attrs["pads"] = [0] * 2 * rank
-    return attrs
+    auto_pad = attrs.string("auto_pad", "NOTSET", AUTO_PADS)
+    if auto_pad.startswith("SAME"):
+        found["auto_pad"] = auto_pad
+    if auto_pad != "NOTSET":
+        found["pads"] = [0] * 2 * rank
+    return found
