@@ -45,7 +45,7 @@ def pairs(attrs: dict[str, Any] | None = None, **changes: Any) -> onnx.ModelProt
     nodes = [
         node("QuantizeLinear", "x s z", "q", name="quantize"),
         node("DequantizeLinear", "q s z", "d", name="xr"),
-        node("DequantizeLinear", "w ws wz", "f", name="wr"),
+        node("DequantizeLinear", "w ws wz", "f", name="wr", axis=0),
         node("Conv", "d f", "g", name="conv1", **(attrs or {})),
         node("QuantizeLinear", "g s z", "c", name="back"),
         node("DequantizeLinear", "c s z", "y", name="real"),

@@ -8,7 +8,6 @@ float32(acc) * (x_scale / float32(count)).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 

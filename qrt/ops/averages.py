@@ -17,7 +17,7 @@ def average_quantized(acc: Array, count: Array, attrs: Mapping[str, Any]) -> Arr
     y = attrs["y"]
     m = attrs["x"].scale / (y.scale * count.astype(np.float32))
     q = np.rint(acc.astype(np.float32) * m).astype(np.float64) + float(y.zero_point)
-    return np.clip(q, attrs["qmin"], attrs["qmax"]).astype(np.uint8)
+    return np.asarray(np.clip(q, attrs["qmin"], attrs["qmax"]), np.uint8)
 
 
 def average_real(acc: Array, count: Array, attrs: Mapping[str, Any]) -> Array:

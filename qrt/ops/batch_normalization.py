@@ -1,7 +1,7 @@
-"""BatchNormalization of float32 at inference (ONNX, opset 1 to 15): x * factor + offset per channel.
+"""BatchNormalization of float32 at inference (ONNX, opset 1 to 15): x * factor + offset.
 
-factor = scale / sqrt(variance + epsilon) and offset = bias - mean * factor are computed once, in
-float64, and rounded to float32.
+Per channel factor = scale / sqrt(variance + epsilon) and offset = bias - mean * factor are computed
+once, in float64, and rounded to float32.
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ def broadcast_rows(
     places |= ends or {}
     itemsizes = [np.dtype(v.dtype).itemsize for v in (a, b, y)]
     for i, index in enumerate(np.ndindex(lead)):
-        offsets = [sum(k * s for k, s in zip(index, row[:outer], strict=True)) for row in nest.strides]
+        offsets = [
+            sum(k * s for k, s in zip(index, row[:outer], strict=True)) for row in nest.strides
+        ]
         offsets.append(i * inner.count)
         shifted = {
             name: place.at(offset * itemsize)

@@ -43,9 +43,9 @@ def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
                 f"inputs must have equal shapes but for axis {axis},"
                 f" got {[list(s) for s in shapes]}"
             )
-    shape = list(shapes[0])
-    shape[axis] = sum(s[axis] for s in shapes)
-    return [(tuple(shape), first.dtype)]
+    whole = list(shapes[0])
+    whole[axis] = sum(s[axis] for s in shapes)
+    return [(tuple(whole), first.dtype)]
 
 
 def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:

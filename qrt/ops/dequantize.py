@@ -101,7 +101,9 @@ def _declare_channels(dtype: str, as_in: Any) -> Kernel:
             Extent("zero_points", 4 * row["channels"]),
         ]
 
-    @kernel(f"dequantize_channels_{dtype}_f32", CHANNEL_FIELDS, extents, family="dequantize_channels")
+    name = f"dequantize_channels_{dtype}_f32"
+
+    @kernel(name, CHANNEL_FIELDS, extents, family="dequantize_channels")
     def dequantize_channels_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         x = as_in(operand(row, CX, arena, constants))
         y = as_f32(operand(row, CY, arena, constants))

@@ -1,4 +1,4 @@
-"""Element-wise float32 operators of two inputs (Max, Min and Sum: of any number), NumPy broadcasting.
+"""Element-wise float32 operators of two inputs (Max, Min, Sum: of any number), broadcasting.
 
 Add, Sub, Mul and Div are the float32 operations. Pow takes constant exponents that a product or a
 root computes. Integers are for constant folding only.

@@ -17,7 +17,7 @@ from qrt.ir import Node, Value
 from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Extent, kernel, slots
 from qrt.ops.float_tiles import COLUMNS, block_of
-from qrt.ops.nests import collapse, element_strides, reach
+from qrt.ops.nests import Nest, collapse, element_strides, reach
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 from qrt.simd.memory import operand, row_f32
 from qrt.simd.scalar import share
@@ -118,7 +118,7 @@ def lower_gemm(node: Node, program: Lowering) -> None:
             "c_step": 1 if shape[1] > 1 else 0,
             "beta": np.float32(beta),
         }
-    batch = {f"{name}{i}": 1 if name == "n" else 0 for name in ("n", "a_stride", "b_stride") for i in (0, 1)}
+    batch = Nest((), ((), ())).padded(BATCH_RANK).fields("n", "a_stride", "b_stride")
     steps = {"a_row": 1, "a_k": columns} if trans_a else {"a_row": columns, "a_k": 1}
     sizes = {"m": m, "n": n, "k": k, **batch}
     _emit(

@@ -85,11 +85,11 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
 @helper
 def _fits(table, n, m):  # type: ignore[no-untyped-def]
     """True when every index is one of an axis of size m: tables are data, a file may hold any."""
-    good = True
+    lowest, highest = np.int64(0), np.int64(0)
     for i in range(n):
-        v = np.int64(table[i])
-        good = good and v >= 0 and v < m
-    return good
+        lowest = min(lowest, np.int64(table[i]))
+        highest = max(highest, np.int64(table[i]))
+    return n == 0 or (lowest >= 0 and highest < m)
 
 
 @helper

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.ops.nests import names, numbered, reach
 from qrt.ops.sizes import within
@@ -48,7 +50,7 @@ def row_extents(row: Mapping[str, int]) -> list[Extent]:
 def _moved(
     row: Mapping[str, int], rank: int, *loops: tuple[int, int, int] | int
 ) -> list[Extent]:
-    """Extents of x and y: the n loops and more `loops` (size, x stride, y stride), item bytes last."""
+    """Extents of x and y: the n loops, more `loops` (size, x stride, y stride), item bytes last."""
     inner, itemsize = [v for v in loops if isinstance(v, tuple)], loops[-1]
     assert isinstance(itemsize, int)
     sizes = [*numbered(row, "n", rank), *(v[0] for v in inner)]
@@ -190,8 +192,11 @@ def _declare_transpose(itemsize: int, as_item: Any) -> Kernel:
         y = operand(row, TY, arena, constants)
         outer = row[TN0] * row[TN1] * row[TN2]
         q = row[Q]
-        o0, o1, p0, p1, q0, q1 = _shares(outer, row[P], q * 0 + 1, 1, thread, threads)
-        if outer < threads:
+        o0, o1 = np.int64(0), outer
+        p0, p1 = np.int64(0), row[P]
+        if outer >= threads:
+            o0, o1 = share(outer, thread, threads, 1)
+        else:
             p0, p1 = share(row[P], thread, threads, 64)
         for o in range(o0, o1):
             i2 = o % row[TN2]

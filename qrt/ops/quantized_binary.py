@@ -95,7 +95,8 @@ def mul_scalar(a, b):  # type: ignore[no-untyped-def]
 
 @helper
 def _dequantize16(q, zero_point, scale):  # type: ignore[no-untyped-def]
-    return mul_f32x16(i32x16_to_f32x16(sub_i32x16(q, splat_i32x16(zero_point))), splat_f32x16(scale))
+    centered = i32x16_to_f32x16(sub_i32x16(q, splat_i32x16(zero_point)))
+    return mul_f32x16(centered, splat_f32x16(scale))
 
 
 def _declare(op: str, scalar_op: Callable[..., Any], vector_op: Any) -> Kernel:

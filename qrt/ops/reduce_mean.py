@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qrt.errors import UnsupportedError
-from qrt.ir import Node, QParams
+from qrt.ir import Node, QParams, Value
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.ops.averages import average_quantized, average_real, check_average, emit_fields
 from qrt.ops.channels import normalized_axes
@@ -70,6 +70,10 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     assert x is not None
     axes = reduced_axes(node, x.ndim)
     count = np.asarray(math.prod(x.shape[a] for a in axes))
+    if not int(count):
+        shape = reduced_shape(x.shape, axes, bool(node.attrs["keepdims"]))
+        fill = np.nan if node.attrs["y"] is None else node.attrs["qmin"]
+        return [np.full(shape, fill, node.outputs[0].dtype)]
     centered = x.astype(np.int64) - int(node.attrs["x"].zero_point)
     acc = centered.sum(axis=axes, keepdims=bool(node.attrs["keepdims"]))
     average = average_real if node.attrs["y"] is None else average_quantized
@@ -81,8 +85,14 @@ def lower(node: Node, program: Lowering) -> None:
     check_average(node)
     axes = reduced_axes(node, len(x.static_shape))
     count = math.prod(x.static_shape[a] for a in axes)
-    if not 0 < count <= MAX_ELEMENTS:
-        raise UnsupportedError(f"the mean of {count} elements, only 1 to {MAX_ELEMENTS}")
+    if not count:
+        # 0 / 0 is NaN, which quantizes to qmin
+        fill = np.nan if node.attrs["y"] is None else node.attrs["qmin"]
+        full = np.full(y.static_shape, fill, y.dtype)
+        program.alias(y, Value(y.name, y.dtype, y.shape, full))
+        return
+    if count > MAX_ELEMENTS:
+        raise UnsupportedError(f"the mean of {count} elements, at most {MAX_ELEMENTS}")
     outputs, reduced = reduction_nests(x, y, axes, bool(node.attrs["keepdims"]))
     program.emit(
         KERNELS[np.dtype(y.dtype).name],

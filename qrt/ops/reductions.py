@@ -6,7 +6,16 @@ from collections.abc import Mapping
 
 from qrt.errors import UnsupportedError
 from qrt.ir import Value
-from qrt.ops.nests import Nest, collapse, common_order, element_strides, memory_order, names, numbered, reach
+from qrt.ops.nests import (
+    Nest,
+    collapse,
+    common_order,
+    element_strides,
+    memory_order,
+    names,
+    numbered,
+    reach,
+)
 
 OUTER = 3  # loops over outputs
 INNER = 3  # loops over what is reduced

@@ -30,7 +30,7 @@ def reshape_shape(node: Node) -> Shape:
     sizes = list(target)
     if not allow_zero:
         if any(n == 0 and i >= len(shape) for i, n in enumerate(sizes)):
-            raise ModelError(f"shape {sizes}: a 0 copies a size of the input, which has {len(shape)}")
+            raise ModelError(f"shape {sizes}: a 0 copies a size, the input has {len(shape)}")
         sizes = [shape[i] if n == 0 else n for i, n in enumerate(sizes)]
     total = math.prod(shape)
     if any(n < -1 for n in sizes) or sizes.count(-1) > 1:

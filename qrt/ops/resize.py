@@ -122,8 +122,7 @@ def _lower_linear(
         fields[f"{name}_low"] = program.constant(low.astype(np.int32))
         fields[f"{name}_high"] = program.constant(high.astype(np.int32))
         fields[f"{name}_fraction"] = program.constant(fraction.astype(np.float32))
-    qx, qy = node.attrs.get("x"), node.attrs.get("y")
-    y_zero_point = int(qy.zero_point) if quantized else 0
+    y_zero_point = int(node.attrs["y"].zero_point) if quantized else 0
     program.emit(
         KERNELS[dtype],
         x=program.operand(x),
@@ -131,11 +130,11 @@ def _lower_linear(
         outer=math.prod(memory[: max(first, 0)]),
         middle=math.prod(memory[first + 1 : max(second, 0)]),
         inner=math.prod(memory[second + 1 :]),
-        x_zero_point=int(qx.zero_point) if quantized else 0,
-        x_scale=np.float32(qx.scale if quantized else 1),
-        y_scale=np.float32(qy.scale if quantized else 1),
-        low=np.float32(qy.qmin - y_zero_point if quantized else 0),
-        high=np.float32(qy.qmax - y_zero_point if quantized else 0),
+        x_zero_point=int(node.attrs["x"].zero_point) if quantized else 0,
+        x_scale=np.float32(node.attrs["x"].scale if quantized else 1),
+        y_scale=np.float32(node.attrs["y"].scale if quantized else 1),
+        low=np.float32(-y_zero_point),
+        high=np.float32(255 - y_zero_point),
         y_zero_point=y_zero_point,
         **fields,  # type: ignore[arg-type]
     )
@@ -144,11 +143,11 @@ def _lower_linear(
 @helper
 def _fit(low, high, n, size):  # type: ignore[no-untyped-def]
     """True when every index is one of an axis of `size`: tables are data, a file may hold any."""
-    good = True
+    lowest, highest = np.int64(0), np.int64(0)
     for i in range(n):
-        p, q = np.int64(low[i]), np.int64(high[i])
-        good = good and p >= 0 and p < size and q >= 0 and q < size
-    return good
+        lowest = min(lowest, np.int64(low[i]), np.int64(high[i]))
+        highest = max(highest, np.int64(low[i]), np.int64(high[i]))
+    return n == 0 or (lowest >= 0 and highest < size)
 
 
 def _declare(name: str, itemsize: int) -> Kernel:

@@ -122,7 +122,10 @@ def resolve(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> Wi
             begin, end = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
         else:
             room = size + begin + end - extent
-            count = (-(-room // strides[i]) if ceil_mode else room // strides[i]) + 1
+            # a kernel that is larger by less than a stride still gets one window, as in ONNX
+            # Runtime, whose division truncates
+            whole = -(-room // strides[i]) if ceil_mode or room < 0 else room // strides[i]
+            count = whole + 1
             if ceil_mode and (count - 1) * strides[i] >= size + begin:
                 count -= 1  # a window that would start in the end padding is ignored
         if count < 1:

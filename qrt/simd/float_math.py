@@ -141,8 +141,7 @@ def log_f32(x):  # type: ignore[no-untyped-def]
     y = (r + y) + e * LN2_HIGH
     y = y if x < INF else x
     y = y if x > F(0) else NAN
-    y = -INF if x == F(0) else y
-    return y
+    return -INF if x == F(0) else y
 
 
 @helper

@@ -205,7 +205,8 @@ def _fold(name: str, combine: str, relation: str = "") -> Any:
                 for first in (0, lanes):
                     picks = [ir.Constant(index, first + i) for i in range(lanes)]
                     mask = ir.Constant(ir.VectorType(index, lanes), picks)
-                    halves.append(builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), mask))
+                    nothing = ir.Constant(v.type, ir.Undefined)
+                    halves.append(builder.shuffle_vector(v, nothing, mask))
                 if relation:
                     chosen = builder.fcmp_ordered(relation, *halves)
                     v = builder.select(chosen, *halves)

@@ -42,7 +42,8 @@ class Windows:
             else:
                 begin, end = (0, 0) if auto_pad == "VALID" else (flat[i], flat[i + len(spatial)])
                 room = size + begin + end - extent
-                count = (-(-room // strides[i]) if ceil_mode else room // strides[i]) + 1
+                whole = -(-room // strides[i]) if ceil_mode or room < 0 else room // strides[i]
+                count = whole + 1
                 if ceil_mode and (count - 1) * strides[i] >= size + begin:
                     count -= 1  # a window that would start in the end padding is ignored
                 pads.append((begin, end))

@@ -17,6 +17,9 @@ Outcome = View | list[View] | str
 Recogniser = Callable[["Walk", Node, "list[View | None]"], Outcome]
 
 
+EDGES = ("Lookup", "Dequantize")
+
+
 class Walk:
     """State of one walk: a view of every value so far, and the nodes emitted so far.
 
@@ -160,8 +163,11 @@ class Walk:
         """Append a node that stands for `node` (default: the one being looked at)."""
         node = node or self.node
         assert node is not None
-        origin = tuple(dict.fromkeys(_label(n) for n in (node, *self.absorbed[::-1])))
-        self.absorbed = []
+        origin: tuple[str, ...] = (_label(node),)
+        if op not in EDGES:  # those are made on the way to an operand of the node in question
+            nodes = (node, *self.absorbed[::-1])
+            origin = tuple({n.name or n.index: _label(n) for n in nodes}.values())
+            self.absorbed = []
         self.append(
             Node(op, list(inputs), [out], attrs, domain, node.name, node.index, version, origin)
         )
