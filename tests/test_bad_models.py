@@ -41,7 +41,7 @@ def qoperators(attrs: dict[str, Any] | None = None, **changes: Any) -> onnx.Mode
 
 
 def pairs(attrs: dict[str, Any] | None = None, **changes: Any) -> onnx.ModelProto:
-    """The same with DequantizeLinear 'xr' and 'wr' before Conv 'conv1' and QuantizeLinear 'back'."""
+    """The same with DequantizeLinear 'xr', 'wr' and QuantizeLinear 'back' around Conv 'conv1'."""
     nodes = [
         node("QuantizeLinear", "x s z", "q", name="quantize"),
         node("DequantizeLinear", "q s z", "d", name="xr"),

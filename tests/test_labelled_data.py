@@ -99,4 +99,4 @@ def test_a_batch_is_its_rows(
 def predictions(session: qrt.Session, x: Array, batch: int) -> Array:
     """Arg-max per row."""
     outputs = [session(x[i : i + batch]) for i in range(0, len(x), batch)]
-    return np.concatenate([y.reshape(len(y), -1) for y in outputs]).argmax(axis=1)
+    return np.asarray(np.concatenate([y.reshape(len(y), -1) for y in outputs]).argmax(axis=1))

@@ -15,11 +15,7 @@ from tests.passes_reference import Array, machine_graph, run
 
 SEEDS = 60
 # what the machine does not run yet, as its message says it
-UNSUPPORTED = (
-    "it slides over 3 axes",
-    "is not one number per output channel",
-    "tf_crop_and_resize",
-)
+UNSUPPORTED = ("tf_crop_and_resize",)
 STATIC = [name for name in OPERATORS if not name.startswith("dynamic")]
 
 
@@ -57,7 +53,7 @@ def test_one_operator(name: str, spelling: str) -> None:
     found = {}
     for seed in range(SEEDS):
         found[f"seed {seed}"] = difference(*case(np.random.default_rng(seed), name, spelling))
-    check(found, least=0.5)
+    check(found, least=0.7)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

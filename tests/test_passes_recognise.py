@@ -235,6 +235,51 @@ CASES = [
         "onnx.Transpose AveragePool onnx.Transpose",
     ),
     Case(
+        "a bias per row is a product per row",
+        f"""g (uint8[2,2] x) => (uint8[2,3] y)
+            <{S}, {U}, int8[2,3] w = {{1,-2,3,4,-5,6}}, int8 wz = {{0}},
+             int32[2,1] b = {{50,-60}}> {{
+            y = com.microsoft.QGemm(x, s, z, w, r, wz, b, t, y0)
+        }}""",
+        "onnx.Slice MatMul onnx.Slice MatMul onnx.Concat",
+    ),
+    Case(
+        "a convolution over three axes is one over two",
+        f"""g (uint8[1,2,3,3,3] x) => (uint8[1,1,2,3,3] y)
+            <{S}, {U}, int8[1,2,2,1,1] w = {{1,-2,3,4}}> {{
+            a = DequantizeLinear(x, s, z)
+            b = DequantizeLinear(w, r)
+            c = Conv(a, b)
+            y = QuantizeLinear(c, r, y0)
+        }}""",
+        "onnx.Slice onnx.Reshape onnx.Slice onnx.Reshape onnx.Concat onnx.Reshape onnx.Transpose"
+        " onnx.Reshape Copy Conv onnx.Reshape onnx.Transpose",
+    ),
+    Case(
+        "QuantizeLinear goes through MaxPool and Reshape to the product",
+        f"""g (uint8[1,2,4,4] x) => (uint8[1,12] y) <{S}, {U}, {W}, int64[2] shape = {{1,-1}}> {{
+            a = DequantizeLinear(x, s, z)
+            b = DequantizeLinear(w, r)
+            c = Conv(a, b)
+            d = Relu(c)
+            e = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(d)
+            f = Reshape(e, shape)
+            y = QuantizeLinear(f, r, y0)
+        }}""",
+        "Copy Conv MaxPool Copy onnx.Reshape",
+    ),
+    Case(
+        "MatMul and Add of a constant row: a product with a bias",
+        f"""g (uint8[2,2] x) => (float[2,3] y)
+            <{S}, {U}, int8[2,3] w = {{1,-2,3,4,-5,6}}, float[3] b = {{0.5,-0.25,1}}> {{
+            a = DequantizeLinear(x, s, z)
+            v = DequantizeLinear(w, r)
+            c = MatMul(a, v)
+            y = Add(b, c)
+        }}""",
+        "MatMul",
+    ),
+    Case(
         "a Shape chain folds away",
         f"""g (uint8[2,3,1,1] x) => (float[2,3] y)
             <{S}, {U}, int64 zero = {{0}}, int64[1] ax = {{0}}, int64[1] m1 = {{-1}}> {{

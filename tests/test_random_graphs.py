@@ -1,8 +1,8 @@
 """Random graphs of quantized operators, bit for bit the numeric contract (tests/contract).
 
 Both spellings, every level of features this CPU runs, one and two threads. QRT_TEST_SEEDS=10 tries
-ten times as many graphs. `random_graph(np.random.default_rng((seed, 11)), spelling)` makes the graph
-of a failure again, `case(np.random.default_rng((seed, 12)), name, spelling)` that of an operator.
+ten times as many. `random_graph(np.random.default_rng((seed, 11)), spelling)` makes the graph of a
+failure again, `case(np.random.default_rng((seed, 12)), name, spelling)` that of an operator.
 """
 
 from __future__ import annotations

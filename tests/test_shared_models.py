@@ -1,4 +1,4 @@
-"""Real quantized networks, end to end, against ONNX Runtime's stored outputs (`../shared/models`)."""
+"""Real quantized networks (`../shared/models`), end to end, against ONNX Runtime's outputs."""
 
 from __future__ import annotations
 

@@ -192,6 +192,8 @@ def _unsqueeze(node: Node) -> Shape | None:
         return None
     rank = len(x) + len(axes)
     new, rest = {a % rank for a in axes}, iter(x)
+    if len(new) < len(axes):
+        return None
     return tuple(1 if i in new else next(rest) for i in range(rank))
 
 

@@ -26,13 +26,13 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     kept: list[Node] = []
     outputs = set(graph.outputs)
     for original in graph.nodes:
-        node = resolve(original)
-        arrays = folded(node)
-        if arrays is None:
-            _infer(graph, node)
-            kept.append(node)
-            continue
-        kept.extend(set_constants(node, arrays, outputs))
+        for node in resolve(original):
+            arrays = folded(node)
+            if arrays is None:
+                _infer(graph, node)
+                kept.append(node)
+            else:
+                kept.extend(set_constants(node, arrays, outputs))
     graph.nodes = kept
     return graph
 

@@ -29,7 +29,7 @@ def _emit_declare(module: Any, name: str, result: Any, arguments: Any) -> Any:
 
 
 def _emit_segments(builder: Any, table: Any, nbytes: int) -> list[Any]:
-    """The 16 segments of the table as differences (see `_by_shuffles`), each in all 128-bit lanes."""
+    """The 16 segments of the table as differences (see `_by_shuffles`), each in every lane."""
     from llvmlite import ir
 
     byte, index = ir.IntType(8), ir.IntType(32)

@@ -18,8 +18,6 @@ from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.passes.recognise.windows import window_attrs
 from qrt.quant.affine import U8
 
-OF_QLINEAR = ("channels_last",)  # com.microsoft's; `qoperators` sees to it
-
 
 @dataclass(eq=False)
 class Reduction(Pending):
@@ -49,7 +47,7 @@ def average_pool(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     x = walk.quantized(views[0], node.required(0))
     if x is None:
         return "its input is not a quantized tensor"
-    reader = AttrReader(node, OF_QLINEAR)
+    reader = AttrReader(node)
     attrs = window_attrs(reader)
     attrs["ceil_mode"] = int(reader.bool("ceil_mode", False))
     attrs["count_include_pad"] = int(reader.bool("count_include_pad", False))
@@ -104,7 +102,7 @@ def softmax(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     if shape is None:
         return "the rank of its input is not known"
     modern = node.version >= 13
-    attrs = AttrReader(node, ("opset",))
+    attrs = AttrReader(node)
     axis = normalized_axis(attrs.int("axis", -1 if modern else 1), len(shape))
     attrs.done()
     axes = (axis,) if modern else tuple(range(axis, len(shape)))

@@ -51,7 +51,7 @@ class Product(Pending):
     """Exact sums that wait for the scale of their output.
 
     `x_scale` has Gemm's alpha in it. `bias` int64 counts steps of x_scale * w_scale; `float_bias`
-    is real; each (channels) or scalar.
+    is real; each (channels), (1), or (rows, channels) of a Gemm.
     """
 
     op: str
@@ -140,7 +140,8 @@ class Product(Pending):
 
     def _column(self, walk: Walk, bias: Array) -> Value:
         like = self.node.input(2) or self.node.outputs[0]
-        return walk.constant(np.broadcast_to(bias.reshape(-1), (self.channels,)), like)
+        shape = (*bias.shape[:-1], self.channels)
+        return walk.constant(np.broadcast_to(bias, shape), like)
 
 
 def per_channel(array: Array, rank: int, axis: int, channels: int) -> Array | None:

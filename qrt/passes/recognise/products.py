@@ -21,12 +21,11 @@ from qrt.passes.recognise.windows import window_attrs
 from qrt.quant.affine import S8, U8, Array, spread
 from qrt.quant.products import same_scale, signed_weights
 
-MAX_SPATIAL = 2  # axes that the Conv kernel slides over
-OF_QLINEAR = ("channels_last",)  # com.microsoft's; `qoperators` sees to it
+MAX_SPATIAL = 3  # axes that a convolution slides over
 
 
 def conv(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
-    """Conv (opset 1 to 22): one or two spatial axes, constant weights."""
+    """Conv (opset 1 to 22): one to three spatial axes, constant weights."""
     x = walk.quantized(views[0], node.required(0))
     if x is None:
         return "its input is not a quantized tensor"
@@ -36,8 +35,8 @@ def conv(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     assert weights.q is not None
     kernel = list(weights.q.shape[2:])
     if not 1 <= len(kernel) <= MAX_SPATIAL:
-        return f"it slides over {len(kernel)} axes, the kernel over 1 or 2"
-    reader = AttrReader(node, OF_QLINEAR)
+        return f"it slides over {len(kernel)} axes, qrt over 1 to {MAX_SPATIAL}"
+    reader = AttrReader(node)
     attrs = window_attrs(reader, kernel)
     attrs["group"] = reader.int("group", 1)
     reader.done()
@@ -132,15 +131,17 @@ def _finish(product: Product, c: View | None, rank: int) -> Outcome:
         if bias is None:
             return "its bias is not constant"
         vector = per_channel(bias, rank, -1, product.channels)
+        if vector is None and bias.ndim == rank == 2 and bias.shape[1] in (1, product.channels):
+            vector = bias  # one per output channel and row
         if vector is None:
-            return f"its bias of shape {list(bias.shape)} is not one number per output channel"
+            return f"its bias of shape {list(bias.shape)} does not broadcast to its result"
         if isinstance(c, Plain) and bias.dtype == np.int32:
             product = replace(product, bias=vector.astype(np.int64))
         elif isinstance(c, Fixed) and bias.dtype == np.int32 and _counts_steps(c, product):
             centered = vector.astype(np.int64) - c.qparams.zero_point.astype(np.int64)
             product = replace(product, bias=centered)
         else:
-            real = (c.floats() if isinstance(c, Fixed) else bias).reshape(-1)
+            real = (c.floats() if isinstance(c, Fixed) else bias).reshape(vector.shape)
             if real.dtype != np.float32:
                 return f"its bias is {real.dtype}"
             product = replace(product, float_bias=real)

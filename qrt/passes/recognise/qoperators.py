@@ -8,10 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from qrt.ir import Node, Value
+from qrt.ir.attrs import AttrReader
 from qrt.passes.recognise import concat, pointwise, pools, products
 from qrt.passes.recognise.linear import dequantize_view, qparams_of, quantize_view
 from qrt.passes.recognise.movement import move
-from qrt.passes.recognise.views import Plain, View
+from qrt.passes.recognise.views import Fixed, Mapped, Plain, View
 from qrt.passes.recognise.walk import Outcome, Recogniser, Walk
 from qrt.passes.spellings import SPELLINGS, operands_of
 from qrt.quant.affine import Array
@@ -32,13 +33,17 @@ PLAIN: dict[str, Recogniser] = {
 }
 
 
+OWN = ("channels_last", "opset")  # attributes that the float operator does not have
+
+
 def qoperator(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     """Any operator of SPELLINGS; com.microsoft's may have their channels last."""
     spelling = SPELLINGS[node.op]
     # QLinearSoftmax names the opset it means; axes of QLinearReduceMean are an attribute (13)
-    version = int(node.attrs.get("opset", 13))
-    plain = Node(spelling.op, [], node.outputs, node.attrs, "", node.name, node.index, version)
-    last = bool(node.attrs.get("channels_last", 0))
+    version = AttrReader(node).int("opset", 13)
+    attrs = {name: value for name, value in node.attrs.items() if name not in OWN}
+    plain = Node(spelling.op, [], node.outputs, attrs, "", node.name, node.index, version)
+    last = AttrReader(node).bool("channels_last", False)
     plain_views: list[View | None] = []
     for position, axis in operands_of(node):
         view = _dequantized(walk, node, position, axis)
@@ -58,15 +63,30 @@ def qoperator(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
         plain_views.append(walk.view(bias))
     result = PLAIN[spelling.op](walk, plain, plain_views)
     if isinstance(result, str):
-        # never silently: the float operator runs between its operands, and says why
-        like = walk.stand_in(None, node.outputs[0])
-        result = Plain(walk.emit_onnx(plain, walk.reals(plain), [like], result)[0])
-    assert isinstance(result, View)
+        result = _float(walk, node, plain, plain_views, result)
+    if not isinstance(result, View):
+        return result
     if last:
         turned = _turned(walk, node, walk.stand_in(result, node.outputs[0]), to_last=True)
         assert isinstance(turned, Value)
         result = walk.view(turned)
     return _quantized(walk, node, result, spelling.y)
+
+
+def _float(walk: Walk, node: Node, plain: Node, views: list[View | None], why: str) -> Outcome:
+    """Never silently: the float operator runs between its operands, and says why. Its bias counts
+    steps of the product of their scales."""
+    bias = None if SPELLINGS[node.op].bias is None else plain.input(2)
+    if bias is not None:
+        steps = walk.array(bias)
+        scales = [v.qparams.scale for v in views[:2] if isinstance(v, (Fixed, Mapped))]
+        if steps is None or len(scales) != 2:
+            return why
+        alpha = AttrReader(plain).float("alpha", 1.0) if plain.op == "Gemm" else 1.0
+        real = steps.astype(np.float32) * (np.float32(alpha) * scales[0] * scales[1])
+        plain.inputs[2] = walk.stand_in(Plain(walk.constant(real, bias)), bias)
+    like = walk.stand_in(None, node.outputs[0])
+    return Plain(walk.emit_onnx(plain, walk.reals(plain), [like], why)[0])
 
 
 def _dequantized(walk: Walk, node: Node, position: int, axis: int | None) -> Outcome:

@@ -1,0 +1,129 @@
+"""Lookup, Quantize and Dequantize against element by element formulations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kernel_harness import new_value
+from operator_cases import Cases, codes, onnx_outputs, qparams
+
+from qrt.errors import UnsupportedError
+from qrt.ir import Node, QParams
+from qrt.ops import dequantize, lookup, quantize
+
+SIZES = (0, 1, 15, 16, 31, 32, 33, 63, 64, 65, 127, 129, 4095, 4097, 10007)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_lookup(dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    with Cases("lookup") as cases:
+        for kind, table in (
+            ("ramp", np.arange(256)),
+            ("reversed", np.arange(256)[::-1]),
+            ("random", rng.integers(0, 256, 256)),
+        ):
+            for n in SIZES:
+                x = codes(rng, (n,))
+                table = table.astype(dtype)
+                node = Node(
+                    "Lookup",
+                    [new_value("x", np.uint8, x.shape)],
+                    [new_value("y", dtype)],
+                    {"table": table},
+                    "qrt",
+                )
+                want = np.array([table[v] for v in x], dtype)
+                cases.node((kind, n), lookup.SPEC, node, [x], [want])
+
+
+def _floats(rng: np.random.Generator, shape: tuple[int, ...], q: QParams) -> np.ndarray:
+    """Values over the whole range and beyond, exact ties, and what is not finite."""
+    x = (rng.standard_normal(shape) * 200 * q.scale.max()).astype(np.float32)
+    flat = x.reshape(-1)
+    scale = np.float32(q.scale.reshape(-1)[0])
+    special = [np.nan, np.inf, -np.inf, 0.0, -0.0, 3.4e38, -3.4e38, 1e-45]
+    ties = [np.float32(k + 0.5) * scale for k in range(-6, 7)]
+    for i, v in enumerate((*special, *ties)):
+        if i < flat.size:
+            flat[-1 - i] = v
+    return x
+
+
+def _all_qparams(rng: np.random.Generator) -> list[QParams]:
+    found = []
+    for dtype in (np.uint8, np.int8, np.uint16, np.int16):
+        limits = np.iinfo(dtype)
+        found += [qparams(0.5, z, dtype) for z in (limits.min, limits.max, (limits.max + 1) // 2)]
+        channels = rng.integers(limits.min, limits.max, 5, endpoint=True).astype(dtype)
+        scales = rng.uniform(0.01, 2, 5).astype(np.float32)
+        found.append(QParams(scales, channels, np.dtype(dtype), 1))
+    return found
+
+
+def test_quantize_and_dequantize() -> None:
+    rng = np.random.default_rng(2)
+    with Cases("quantize") as cases:
+        for q in _all_qparams(rng):
+            for shape in ((2, 5, 7), (3, 5, 1), (1, 5, 33)):
+                for layout in (None, (0, 2, 1)):
+                    case = (q.dtype, q.axis, shape, layout)
+                    x = _floats(rng, shape, q)
+                    node = Node(
+                        "Quantize",
+                        [new_value("x", np.float32, shape, layout)],
+                        [new_value("y", q.dtype, layout=layout)],
+                        {"y": q},
+                        "qrt",
+                    )
+                    finite = np.where(np.isfinite(x), x, 0)
+                    spread = [1, 5, 1] if q.axis else [1, 1, 1]
+                    s, z = (np.broadcast_to(p, spread[1]).reshape(spread) for p in (q.scale, q.zero_point))
+                    t = np.round((finite / s).astype(np.float64)) + z
+                    t = np.where(np.isnan(x) | (x == -np.inf), -np.inf, np.where(x == np.inf, np.inf, t))
+                    want = np.clip(t, q.qmin, q.qmax).astype(q.dtype)
+                    cases.node(case, quantize.SPEC, node, [x], [want])
+                    node = Node(
+                        "Dequantize",
+                        [new_value("x", q.dtype, shape, layout)],
+                        [new_value("y", np.float32, layout=layout)],
+                        {"x": q},
+                        "qrt",
+                    )
+                    real = onnx_outputs(
+                        "DequantizeLinear", 21, {"axis": 1}, [want, q.scale, q.zero_point]
+                    )
+                    cases.node((*case, "back"), dequantize.SPEC, node, [want], real)
+
+
+def test_quantize_sizes() -> None:
+    rng = np.random.default_rng(3)
+    q = qparams(0.1, 128)
+    with Cases("quantize sizes") as cases:
+        for n in SIZES:
+            x = rng.standard_normal(n).astype(np.float32) * 9
+            node = Node(
+                "Quantize",
+                [new_value("x", np.float32, (n,))],
+                [new_value("y", np.uint8)],
+                {"y": q},
+                "qrt",
+            )
+            cases.node(n, quantize.SPEC, node, [x])
+
+
+def test_dequantize_int32_needs_zero_points_of_zero() -> None:
+    q = qparams(0.1, 0, np.int32)
+    x = np.array([-(2**31), -1, 0, 1, 2**24 + 1, 2**31 - 1], np.int32)
+    node = Node(
+        "Dequantize",
+        [new_value("x", np.int32, x.shape)],
+        [new_value("y", np.float32)],
+        {"x": q},
+        "qrt",
+    )
+    with Cases("dequantize int32") as cases:
+        cases.node("", dequantize.SPEC, node, [x], [x.astype(np.float32) * np.float32(0.1)])
+    node.attrs["x"] = qparams(0.1, 3, np.int32)
+    with pytest.raises(UnsupportedError, match="zero points of 0"):
+        dequantize.SPEC.lower(node, None)  # type: ignore[arg-type, misc]
