@@ -77,7 +77,7 @@ class Prepared:
         """GMAC/s of the dot loops, or GB/s of a copy, of this moment and as many threads."""
         if self.layer.macs:
             family = next((f for f in ("vnni512", "madd256") if self._uses(f)), "portable")
-            return dot_rate(self.features, family) * self.threads
+            return dot_rate(self.features, family, threads=self.threads)
         nbytes = self.touched_nbytes // 2
         return stream_rate(self.features, nbytes, copies=True, threads=self.threads)
 

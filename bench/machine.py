@@ -9,6 +9,7 @@ import ctypes
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,7 +38,8 @@ from qrt.program.constants import aligned_bytes
 ENTRY = ctypes.CFUNCTYPE(  # calls through it give up the GIL
     ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
 )
-PROBE_STEPS = 2_000  # of a dot loop: some 20 µs, to find out how many fill the wanted time
+PROBE_SECONDS = 2e-5  # a run at least this long tells how many steps fill the wanted time
+SECONDS = 0.002  # of one run: two threads start within a small part of it
 
 
 @dataclass(frozen=True)
@@ -105,21 +107,32 @@ def dot_loop(features: frozenset[str], limit: DotLimit, steps: int) -> Bound:
 
 @cache
 def dot_steps(features: frozenset[str], limit: DotLimit, seconds: float) -> int:
-    """Steps that fill `seconds` on one thread, about; a multiple of `PROBE_STEPS`."""
-    probe = dot_loop(features, limit, PROBE_STEPS)
-    each = min(probe.seconds() for _ in range(5))
-    return max(1, round(seconds / each)) * PROBE_STEPS
+    """Steps that fill `seconds` on one thread, about."""
+    return _count(lambda steps: dot_loop(features, limit, steps), seconds)
+
+
+def _count(bound: Callable[[int], Bound], seconds: float) -> int:
+    """Repetitions that fill `seconds` on one thread, about."""
+    count = 1
+    while (each := min(bound(count).seconds() for _ in range(3))) < PROBE_SECONDS:
+        count *= 4
+    return max(1, round(count * seconds / each))
 
 
 def dot_rate(
-    features: frozenset[str], family: str | None = None, *, seconds: float = 0.002, runs: int = 5
+    features: frozenset[str],
+    family: str | None = None,
+    *,
+    threads: int = 1,
+    seconds: float = SECONDS,
+    runs: int = 5,
 ) -> float:
-    """GMAC/s of one core on registers alone, the best of `runs` loops of about `seconds`."""
+    """GMAC/s of `threads` cores on registers alone, the best of `runs` loops of about `seconds`."""
     limit = dot_limit(features, family)
     steps = dot_steps(features, limit, seconds)
     loop = dot_loop(features, limit, steps)
-    best = min(loop.seconds() for _ in range(runs))
-    return steps * limit.macs_per_step / best / 1e9
+    best = min(loop.seconds(threads) for _ in range(runs))
+    return threads * steps * limit.macs_per_step / best / 1e9
 
 
 def dot_seconds(features: frozenset[str], threads: int, seconds: float) -> float:
@@ -131,15 +144,21 @@ def dot_seconds(features: frozenset[str], threads: int, seconds: float) -> float
 def stream_rate(
     features: frozenset[str], nbytes: int, *, copies: bool, threads: int = 1, runs: int = 5
 ) -> float:
-    """GB/s through `nbytes` of memory, the best of `runs`: read once, or read and written."""
+    """GB/s through `nbytes` of memory, the best of `runs`: read, or read and written."""
     nbytes = max(GRAIN, nbytes // GRAIN * GRAIN)
-    stream = _stream(features, nbytes, copies)
+    passes = _stream_passes(features, nbytes, copies)
+    stream = _stream(features, nbytes, copies, passes)
     best = min(stream.seconds(threads) for _ in range(runs))
-    return nbytes * (2 if copies else 1) / best / 1e9
+    return passes * nbytes * (2 if copies else 1) / best / 1e9
 
 
 @cache
-def _stream(features: frozenset[str], nbytes: int, copies: bool) -> Bound:
+def _stream_passes(features: frozenset[str], nbytes: int, copies: bool) -> int:
+    return _count(lambda passes: _stream(features, nbytes, copies, passes), SECONDS)
+
+
+@cache
+def _stream(features: frozenset[str], nbytes: int, copies: bool, passes: int) -> Bound:
     kernel = copy_kernel if copies else read_kernel
     room = nbytes + max(nbytes, THREADS * RESULT_NBYTES)
-    return bind(kernel, features, room, x=0, y=nbytes, nbytes=nbytes)
+    return bind(kernel, features, room, x=0, y=nbytes, nbytes=nbytes, passes=passes)

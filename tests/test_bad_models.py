@@ -3,6 +3,7 @@ operator, the rule and what came. Never a crash, a hang or a wrong answer."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ BROKEN: dict[str, Case] = {
     "negative dilation": (qoperators({"dilations": [1, -1]}), ModelError, ("conv1", "dilations")),
     "pads of another rank": (qoperators({"pads": [1, 1]}), ModelError, ("conv1", "pads")),
     "kernel_shape": (qoperators({"kernel_shape": [5, 5]}), ModelError, ("conv1", "kernel_shape")),
-    "auto_pad": (qoperators({"auto_pad": "SOME"}), ModelError, ("conv1", "auto_pad", "SOME")),
+    "auto_pad": (
+        qoperators({"auto_pad": "SOME"}), UnsupportedError, ("conv1", "auto_pad", "SOME"),
+    ),
     "group": (qoperators({"group": 2}), ModelError, ("conv1", "group")),
     "group 0": (qoperators({"group": 0}), ModelError, ("conv1", "group")),
     "channels": (
@@ -319,4 +322,6 @@ def refusal(
     text = str(caught.value)
     for part in says:
         assert part in text, f"{part!r} is not in: {text}"
+    twice = re.search(r"\(#\d+\): [\w.]+( '[^']*')? \(#\d+\): ", text)
+    assert not twice, f"the node is named twice: {text}"
     return text

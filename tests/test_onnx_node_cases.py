@@ -41,10 +41,6 @@ NOT_COVERED = {
     "quantizelinear_int2": "2 bits",
     "dequantizelinear_blocked": "block_size",
     "quantizelinear_blocked": "block_size",
-    "qlinearmatmul_2D_uint8_float16": "float16 scales",
-    "qlinearmatmul_3D_uint8_float16": "float16 scales",
-    "qlinearmatmul_2D_int8_float16": "float16 scales",
-    "qlinearmatmul_3D_int8_float16": "float16 scales",
 }
 
 
@@ -57,7 +53,9 @@ def onnx_cases() -> list[Any]:
 
 
 def not_covered(case: Any) -> str:
-    """Why `case` is not, or nothing."""
+    """Why `case` is not, or nothing. Expanded into other operators it needs none of its own."""
+    if case.name.endswith("_expanded"):
+        return ""
     return next((why for name, why in NOT_COVERED.items() if case.name[5:].startswith(name)), "")
 
 
@@ -101,7 +99,7 @@ def test_all_of_them_are_known() -> None:
             print(f"  not {name[5:]}: {not_covered(case)}")
     unused = [k for k in NOT_COVERED if not any(n[5:].startswith(k) for n in CASES)]
     assert not unused or onnx.__version__ < "1.23"
-    assert len(covered) >= 13
+    assert len(covered) >= 20
 
 
 def _data(case: Any) -> list[tuple[dict[str, Array], list[Array]]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from qrt.gemm.extents import check_alignment
 from qrt.gemm.order import column_order
 from qrt.jit.declare import Extent, Kernel, helper, intrinsic, kernel, slots
 from qrt.simd.memory import as_f32, as_i16, as_i32, as_u8, operand
@@ -140,13 +141,19 @@ def scratch_nbytes(row: Mapping[str, int], spec: DepthwiseSpec) -> int:
 
 def _extents(spec: DepthwiseSpec, row: Mapping[str, int]) -> list[Extent]:
     for name in FIELDS[8:]:
-        low = 0 if name.startswith(("pad", "batch", "height", "width", "out")) else 1
+        low = 0 if name in ("pad_h", "pad_w", "height", "width") else 1
         if not low <= row[name] < 2**40:
             raise ValueError(f"{name} must be at least {low}, got {row[name]}")
     channels = row["channels"]
     padded = channels
     if spec.family != "portable":
-        padded = 4 * sum(blocks(channels, spec))
+        # tiles load weights, and store and load scratch, with aligned instructions
+        check_alignment(row, "weights", 64)
+        check_alignment(row, "scratch", 64)
+        if row["scratch_nbytes"] % 64:
+            raise ValueError(f"scratch_nbytes must be a multiple of 64, got {row['scratch_nbytes']}")
+        full, rest = divmod(channels, 4 * spec.lanes[0])
+        padded = 4 * (full * spec.lanes[0] + sum(blocks(rest, spec)))
     groups = -(-row["kernel_h"] // spec.rows)
     if row["scratch_nbytes"] < scratch_nbytes(row, spec):
         raise ValueError(f"scratch_nbytes is too small: {row['scratch_nbytes']}")

@@ -67,7 +67,7 @@ def fill_rows(row, x, pad, work, lanes, mr, m, image, oy, ox):  # type: ignore[n
     """Write rows[tap][r] for m outputs from (image, oy, ox) on; returns the address of rows.
 
     `lanes` is mr rounded up to a vector: the inner loop writes past a tap's rows, where the next
-    tap's follow. Rows from m on point inside x or at the pad, so that a whole tile can be computed.
+    tap's follow. Rows from m on repeat the last, so that a whole tile can be computed.
     """
     height, width = row[HEIGHT], row[WIDTH]
     out_width = row[OUT_WIDTH]
@@ -77,6 +77,7 @@ def fill_rows(row, x, pad, work, lanes, mr, m, image, oy, ox):  # type: ignore[n
     left = ox * stride_w - row[PAD_W]
     start = x + image * row[X_IMAGE] + top * x_row + left * x_pixel
     slot = work + LANES * 24
+    last = m - 1
     if ox + m <= out_width:
         # all outputs lie in one line: starts and columns are a ramp
         for ky in range(row[KERNEL_H]):
@@ -87,9 +88,10 @@ def fill_rows(row, x, pad, work, lanes, mr, m, image, oy, ox):  # type: ignore[n
                 table = as_i64(slot)
                 at = start + dy * x_row + dx * x_pixel
                 for r in range(lanes):
-                    column = left + dx + r * stride_w
+                    step = (r if r < last else last) * stride_w
+                    column = left + dx + step
                     inside = line_inside & (column >= 0) & (column < width)
-                    table[r] = at + r * stride_w * x_pixel if inside else pad
+                    table[r] = at + step * x_pixel if inside else pad
                 slot += mr * 8
         return work + LANES * 24
     starts = as_i64(work)

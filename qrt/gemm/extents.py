@@ -7,24 +7,15 @@ from collections.abc import Mapping
 from qrt.gemm.table import TileSpec, padded_columns
 from qrt.jit.declare import Extent
 
-POSITIVE = ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "block")
+# a row has something to do: lowering emits none for an empty product
+POSITIVE = (
+    "batch", "out_height", "out_width", "n", "groups", "kernel_h", "kernel_w", "stride_h",
+    "stride_w", "dilation_h", "dilation_w", "block",
+)  # fmt: skip
 NOT_NEGATIVE = (
-    "batch",
-    "height",
-    "width",
-    "out_height",
-    "out_width",
-    "channels",
-    "n",
-    "groups",
-    "x_pixel",
-    "x_row",
-    "x_image",
-    "x_group",
-    "y_pixel",
-    "y_group",
-    "max_threads",
-)
+    "height", "width", "channels", "x_pixel", "x_row", "x_image", "x_group", "y_pixel", "y_group",
+    "pad_h", "pad_w", "max_threads",
+)  # fmt: skip
 LANES = 16  # rows of the widest tile, rounded up to whole vectors of int64
 LIMIT = 2**40  # no size or stride of a real program comes near; keeps products inside int64
 
@@ -37,9 +28,13 @@ def check_geometry(row: Mapping[str, int]) -> None:
     for name in NOT_NEGATIVE:
         if not 0 <= row[name] < LIMIT:
             raise ValueError(f"{name} must not be negative, got {row[name]}")
-    for name in ("pad_h", "pad_w"):
-        if not 0 <= row[name] < LIMIT:
-            raise ValueError(f"{name} must not be negative, got {row[name]}")
+
+
+def check_alignment(row: Mapping[str, int], name: str, nbytes: int) -> None:
+    """Raise ValueError when operand `name` does not lie at a multiple of `nbytes`."""
+    offset = row[name] if row[name] >= 0 else ~row[name]
+    if offset % nbytes:
+        raise ValueError(f"{name} must lie at a multiple of {nbytes} bytes, got {offset}")
 
 
 def rows_nbytes(taps: int, mr: int) -> int:
@@ -56,7 +51,7 @@ def input_nbytes(row: Mapping[str, int]) -> int:
     ):
         furthest = (row[out] - 1) * row[stride] - row[pad] + (row[kernel] - 1) * row[dilation]
         reach[size] = min(row[size] - 1, furthest)
-    if min(reach.values()) < 0 or not (row["batch"] and row["groups"] and row["channels"]):
+    if min(reach.values()) < 0 or not row["channels"]:
         return 0
     return (
         (row["batch"] - 1) * row["x_image"]
@@ -70,17 +65,22 @@ def input_nbytes(row: Mapping[str, int]) -> int:
 def output_nbytes(row: Mapping[str, int], itemsize: int) -> int:
     """Bytes of y from the row's y to the end of the last output."""
     m = row["batch"] * row["out_height"] * row["out_width"]
-    if not (m and row["n"] and row["groups"]):
-        return 0
+    nbytes = row["n"] * itemsize
+    # outputs of their own bound the steps by the bytes that the row owns
+    for name, count in (("y_pixel", m), ("y_group", row["groups"])):
+        if count > 1 and row[name] < nbytes:
+            raise ValueError(f"{name} must be at least {nbytes}, got {row[name]}")
     return (m - 1) * row["y_pixel"] + (row["groups"] - 1) * row["y_group"] + row["n"] * itemsize
 
 
 def product_extents(tile: TileSpec, itemsize: int, row: Mapping[str, int]) -> list[Extent]:
     """Extents of a product by `tile` that writes items of `itemsize` bytes."""
     check_geometry(row)
+    if tile.family != "portable":
+        check_alignment(row, "panels", 64)  # tiles load weights with aligned instructions
     taps = row["kernel_h"] * row["kernel_w"]
     groups = -(-row["channels"] // 4)
-    padded = padded_columns(row["n"], tile) if row["n"] else 0
+    padded = padded_columns(row["n"], tile)
     m = row["batch"] * row["out_height"] * row["out_width"]
     extents = [
         Extent("x", input_nbytes(row)),

@@ -18,9 +18,10 @@ from qrt.simd.vectors import add_i32x16, copy_bytes, load_i32x16, splat_i32x16, 
 
 DOT_FIELDS = ("x", "y", "steps")
 X, Y, STEPS = slots(DOT_FIELDS)
-STREAM_FIELDS = ("x", "y", "nbytes")
-NBYTES = slots(STREAM_FIELDS)[2]
-OPERAND_NBYTES = 128  # what a dot loop loads before it starts: weights, then activations
+STREAM_FIELDS = ("x", "y", "nbytes", "passes")
+_, _, NBYTES, PASSES = slots(STREAM_FIELDS)
+FACTOR_NBYTES = 64  # room of each factor and weight that a dot loop loads before it starts
+OPERAND_NBYTES = 8 * FACTOR_NBYTES
 RESULT_NBYTES = 64  # one vector
 THREADS = 64  # results, one each, that y has room for
 GRAIN = 256  # bytes: four vectors of 64 a step
@@ -28,96 +29,100 @@ GRAIN = 256  # bytes: four vectors of 64 a step
 
 @dataclass(frozen=True)
 class DotLimit:
-    """A family of `dots.FAMILIES` (or "portable"), and how its registers are filled."""
+    """A family of tiles: its instruction, and how many of each register keep it busy.
+
+    Accumulator i gains factor[i % factors] * weight[i // factors % weights]: no two products are
+    the same where the instruction does not add them itself, or LLVM would compute them once.
+    """
 
     family: str
     features: tuple[str, ...]
     accumulators: int
+    factors: int
+    weights: int
     lanes: int
+    macs_per_lane: int
 
     @property
     def macs_per_step(self) -> int:
-        """Multiply-adds of one step: a dot group of 4 per lane; the scalar row multiplies one."""
-        return self.accumulators * self.lanes * (1 if self.family == "portable" else 4)
+        """Multiply-adds of one step of the loop."""
+        return self.accumulators * self.lanes * self.macs_per_lane
 
 
-# as many accumulators as the family's tiles have; the scalar row needs two registers for each
+# registers: 26 of 32 (AVX512), 14 of 16 (AVX2), 9 of 15 (scalar)
 DOT_LIMITS: tuple[DotLimit, ...] = (
-    DotLimit("vnni512", ("avx512", "avx512vnni"), 24, 16),
-    DotLimit("madd256", ("avx2",), 8, 8),
-    DotLimit("portable", (), 4, 1),
+    DotLimit("vnni512", ("avx512", "avx512vnni"), 24, 1, 1, 16, 4),
+    DotLimit("madd256", ("avx2",), 8, 4, 2, 8, 2),
+    DotLimit("portable", (), 4, 4, 1, 1, 1),
 )
 
 
-def _opaque(b: Any, value: Any) -> Any:
+def _opaque(b: Any, value: Any, register: str) -> Any:
     """`value` after an empty piece of assembly, which may have changed it as far as LLVM knows."""
     from llvmlite import ir
 
-    register = "r" if isinstance(value.type, ir.IntType) else "v" if _is_wide(value.type) else "x"
     return b.asm(ir.FunctionType(value.type, [value.type]), "", f"={register},0", [value], False)
 
 
-def _is_wide(vector: Any) -> bool:
-    return int(vector.count) * int(vector.element.width) == 512
-
-
-def _scalar_dot() -> Any:
-    """One multiply-add: what the portable tile is made of."""
+def _step(b: Any, family: str, acc: Any, factor: Any, weight: Any) -> Any:
+    """acc plus the products of one instruction (two, where it does not add by itself)."""
     from llvmlite import ir
 
-    from qrt.gemm.tile import I32, Dot, load
+    from qrt.gemm.tile import I16, declare
 
-    return Dot(
-        lanes=1,
-        weight_nbytes=4,
-        features="",
-        expand=lambda b, dword: b.and_(dword, ir.Constant(I32, 255)),
-        weights=lambda b, address: load(b, address, I32),
-        step=lambda b, acc, operands, weights: b.add(acc, b.mul(operands, weights)),
-    )
+    vec = acc.type
+    if family == "vnni512":
+        dot = declare(b.module, "llvm.x86.avx512.vpdpbusd.512", vec, [vec] * 3)
+        return b.call(dot, [acc, factor, weight])
+    if family == "madd256":
+        words = ir.VectorType(I16, 16)
+        madd = declare(b.module, "llvm.x86.avx2.pmadd.wd", vec, [words, words])
+        return b.add(acc, b.call(madd, [b.bitcast(factor, words), b.bitcast(weight, words)]))
+    return b.add(acc, b.mul(factor, weight))
 
 
 def _build_dot_loop(module: Any, name: str, limit: DotLimit) -> Any:
-    """LLVM function (x, y, steps): `steps` times every accumulator gains a dot product."""
+    """LLVM function (x, y, steps): `steps` times every accumulator gains its products."""
     from llvmlite import ir
 
-    from qrt.gemm.dots import FAMILIES
     from qrt.gemm.tile import I32, I64, const, load, store
 
-    scalar = limit.family == "portable"
-    dot = _scalar_dot() if scalar else FAMILIES[limit.family]
+    scalar = limit.lanes == 1
+    element = I32 if scalar else ir.VectorType(I32, limit.lanes)
+    register = {1: "r", 8: "x", 16: "v"}[limit.lanes]
     fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 3), name)
     fn.linkage = "internal"
     fn.attributes.add("noinline")
     x, y, steps = fn.args
     entry, loop, end = (fn.append_basic_block(n) for n in ("entry", "loop", "end"))
     b = ir.IRBuilder(entry)
-    # the scalar loop needs a factor of its own per accumulator, or one product would serve all
-    counts = range(limit.accumulators if scalar else 1)
-    dwords = [load(b, b.add(x, const(64 + 4 * i)), I32) for i in counts]
-    operands = [_flat(dot.expand(b, dword)) for dword in dwords]
-    weights = _flat(dot.weights(b, x))
-    first = [ir.Constant(I32 if scalar else ir.VectorType(I32, dot.lanes), None)]
+    count = limit.factors + limit.weights
+    loaded = [load(b, b.add(x, const(FACTOR_NBYTES * i)), element) for i in range(count)]
     b.branch(loop)
 
     b = ir.IRBuilder(loop)
     step = b.phi(I64)
-    acc = [b.phi(first[0].type) for _ in range(limit.accumulators)]
-    carried = [b.phi(v.type) for v in (*weights, *(v for group in operands for v in group))]
-    fresh = [_opaque(b, v) for v in carried]
-    w, factors = fresh[: len(weights)], fresh[len(weights) :]
-    size = len(operands[0])
-    out = []
-    for i, a in enumerate(acc):
-        at = i * size if scalar else 0
-        out.append(dot.step(b, a, _same(factors[at : at + size]), _same(w)))
+    acc = [b.phi(element) for _ in range(limit.accumulators)]
+    carried = [b.phi(element) for _ in loaded]
+    fresh = [_opaque(b, v, register) for v in carried]
+    factors, weights = fresh[: limit.factors], fresh[limit.factors :]
+    out = [
+        _step(
+            b,
+            limit.family,
+            a,
+            factors[i % limit.factors],
+            weights[i // limit.factors % limit.weights],
+        )
+        for i, a in enumerate(acc)
+    ]
     following = b.add(step, const(1))
     b.cbranch(b.icmp_signed("<", following, steps), loop, end)
-    starts = [*weights, *(v for group in operands for v in group)]
+    zero = ir.Constant(element, None if not scalar else 0)
     for phi, initial, after in (
         (step, const(0), following),
-        *((p, first[0], o) for p, o in zip(acc, out, strict=True)),
-        *zip(carried, starts, fresh, strict=True),
+        *((p, zero, o) for p, o in zip(acc, out, strict=True)),
+        *zip(carried, loaded, fresh, strict=True),
     ):
         phi.add_incoming(initial, entry)
         phi.add_incoming(after, loop)
@@ -129,15 +134,6 @@ def _build_dot_loop(module: Any, name: str, limit: DotLimit) -> Any:
     store(b, total, y, 4)
     b.ret_void()
     return fn
-
-
-def _flat(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, tuple) else [value]
-
-
-def _same(values: list[Any]) -> Any:
-    """Undo `_flat`."""
-    return tuple(values) if len(values) > 1 else values[0]
 
 
 def _dot_loop(limit: DotLimit) -> Any:
@@ -190,23 +186,25 @@ DOT_KERNELS: dict[DotLimit, Kernel] = {limit: _make_dot_kernel(limit) for limit 
 
 
 def _read_extents(row: Mapping[str, int]) -> list[Extent]:
-    _check_nbytes(row)
+    _check_stream(row)
     return [Extent("x", row["nbytes"]), Extent("y", THREADS * RESULT_NBYTES, writes=True)]
 
 
 def _copy_extents(row: Mapping[str, int]) -> list[Extent]:
-    _check_nbytes(row)
+    _check_stream(row)
     return [Extent("x", row["nbytes"]), Extent("y", row["nbytes"], writes=True)]
 
 
-def _check_nbytes(row: Mapping[str, int]) -> None:
+def _check_stream(row: Mapping[str, int]) -> None:
     if not 0 <= row["nbytes"] < 2**40 or row["nbytes"] % GRAIN:
         raise ValueError(f"nbytes must be a multiple of {GRAIN}, got {row['nbytes']}")
+    if not 0 < row["passes"] < 2**40:
+        raise ValueError(f"passes must be positive, got {row['passes']}")
 
 
 @kernel("limit_read", STREAM_FIELDS, _read_extents, family="limit")
 def read_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    """Read x once, four vectors at a time; their sum goes to y so that every load counts."""
+    """Read x `passes` times, four vectors a step; the sum goes to y so that every load counts."""
     if thread >= THREADS:
         return 0
     start, stop = share(row[NBYTES], thread, threads, GRAIN)
@@ -215,11 +213,12 @@ def read_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
     b = splat_i32x16(0)
     c = splat_i32x16(0)
     d = splat_i32x16(0)
-    for at in range(x + start, x + stop, GRAIN):
-        a = add_i32x16(a, load_i32x16(at))
-        b = add_i32x16(b, load_i32x16(at + 64))
-        c = add_i32x16(c, load_i32x16(at + 128))
-        d = add_i32x16(d, load_i32x16(at + 192))
+    for _ in range(row[PASSES]):
+        for at in range(x + start, x + stop, GRAIN):
+            a = add_i32x16(a, load_i32x16(at))
+            b = add_i32x16(b, load_i32x16(at + 64))
+            c = add_i32x16(c, load_i32x16(at + 128))
+            d = add_i32x16(d, load_i32x16(at + 192))
     y = operand(row, Y, arena, constants) + thread * RESULT_NBYTES
     store_i32x16(y, add_i32x16(add_i32x16(a, b), add_i32x16(c, d)))
     return 0
@@ -227,9 +226,10 @@ def read_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
 
 @kernel("limit_copy", STREAM_FIELDS, _copy_extents, family="limit")
 def copy_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    """Copy x to y."""
+    """Copy x to y `passes` times."""
     start, stop = share(row[NBYTES], thread, threads, GRAIN)
     x = operand(row, X, arena, constants)
     y = operand(row, Y, arena, constants)
-    copy_bytes(x + start, y + start, stop - start)
+    for _ in range(row[PASSES]):
+        copy_bytes(x + start, y + start, stop - start)
     return 0

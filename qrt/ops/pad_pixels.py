@@ -65,6 +65,8 @@ def pad_pixels_kernel(row, arena, constants, thread, threads):  # type: ignore[n
     out_height = height + top + row[BOTTOM]
     line = (width + left + row[RIGHT]) * pixel
     fill = np.uint8(row[FILL])
+    if line == 0:
+        return 0
     lines = row[IMAGES] * out_height
     for i in range(lines * thread // threads, lines * (thread + 1) // threads):
         image = i // out_height

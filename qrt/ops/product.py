@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +77,7 @@ def finish(acc: Array, product: Product, shape: tuple[int, ...]) -> Array:
 
 def sum_bound(w: Array, product: Product) -> Array:
     """Largest |sum| per output channel that any x can give, for w (n, k...) int8."""
-    flat = w.reshape(w.shape[0], -1).astype(np.int64)
+    flat = w.reshape(w.shape[0], math.prod(w.shape[1:])).astype(np.int64)
     flat = flat - np.broadcast_to(product.w_zero_point, w.shape[0])[:, None]
     zero_point = int(product.x.zero_point)
     reach = max(zero_point - product.x.qmin, product.x.qmax - zero_point)
@@ -197,7 +198,7 @@ def max_scaled(bound: Array, product: Product) -> float:
 
 
 def _weight_sums(w: Array, product: Product) -> Array:
-    flat = w.reshape(w.shape[0], -1)
+    flat = w.reshape(w.shape[0], math.prod(w.shape[1:]))
     return flat.sum(1, dtype=np.int64) - flat.shape[1] * product.w_zero_point.astype(np.int64)
 
 

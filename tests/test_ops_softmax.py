@@ -1,0 +1,87 @@
+"""Softmax of uint8 (exact integer sums) and of float32."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_harness import new_value
+from operator_cases import NHWC, Cases, codes, onnx_outputs, plain_quantize, qparams, within
+
+from qrt.ir import Node
+from qrt.ops import float_softmax, quantized_softmax
+
+CASES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((1, 1000), (1,)),
+    ((2, 21, 5, 7), (1,)),
+    ((2, 3, 5, 7), (1, 2, 3)),
+    ((4, 7), (0,)),
+    ((3,), (0,)),
+    ((3, 1), (1,)),
+    ((2, 3, 4, 5), (0, 2)),
+    ((0, 3), (1,)),
+]
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["u8", "to_f32"])
+def test_quantized(real: bool) -> None:
+    rng = np.random.default_rng(1)
+    with Cases("Softmax") as cases:
+        for (shape, axes), scale in itertools.product(CASES, (0.002, 0.1, 3.0)):
+            x = codes(rng, shape)
+            y = None if real else qparams(1 / 256, 0)
+            attrs = {"axes": axes, "x": qparams(scale, 7), "y": y}
+            table = [round(math.exp(-d * float(np.float32(scale))) * 2**23) for d in range(256)]
+            top = x.max(axis=axes, keepdims=True, initial=0).astype(int)
+            e = np.array(table)[top - x]
+            p = e.astype(np.float32) / e.sum(axis=axes, keepdims=True).astype(np.float32)
+            want = p if y is None else plain_quantize(p, y)
+            for layout in (None, NHWC) if len(shape) == 4 else (None,):
+                node = Node(
+                    "Softmax",
+                    [new_value("x", np.uint8, shape, layout)],
+                    [new_value("y", np.uint8, layout=layout)],
+                    attrs,
+                    "qrt",
+                )
+                cases.node((shape, axes, scale, layout), quantized_softmax.SPEC, node, [x], [want])
+
+
+@pytest.mark.parametrize("spec", float_softmax.SPECS, ids=lambda s: s.op)
+def test_float(spec: Any) -> None:
+    rng = np.random.default_rng(2)
+    # exponentials are right to 1.5 ulp, sums of n of them to about n / 16 more
+    compare = within(4e-6, 4e-6 if spec.op == "LogSoftmax" else 1e-9)
+    with Cases(spec.op) as cases:
+        for shape, axis in (((3, 1000), 1), ((2, 21, 5, 7), 1), ((2, 3, 5, 17), -1), ((5,), 0)):
+            for layout, version in itertools.product((None, NHWC), (13, 11)):
+                if layout and len(shape) != 4:
+                    continue
+                x = (rng.standard_normal(shape) * 5).astype(np.float32)
+                want = onnx_outputs(spec.op, 13, {"axis": axis}, [x])
+                if version == 11:
+                    first = axis % x.ndim
+                    flat = x.reshape(math.prod(shape[:first]), -1)
+                    (want_flat,) = onnx_outputs(spec.op, 13, {"axis": 1}, [flat])
+                    want = [want_flat.reshape(shape)]
+                node = Node(
+                    spec.op,
+                    [new_value("x", np.float32, shape, layout)],
+                    [new_value("y", np.float32, layout=layout)],
+                    {"axis": axis},
+                    version=version,
+                )
+                cases.node((shape, axis, layout, version), spec, node, [x], want, compare)
+
+
+def test_large_and_infinite_logits() -> None:
+    x = np.array([[1e30, -1e30, 0], [-np.inf, 0, 0], [88, 89, 90]], np.float32)
+    node = Node(
+        "Softmax", [new_value("x", np.float32, (3, 3))], [new_value("y", np.float32)], version=13
+    )
+    with Cases("Softmax") as cases:
+        spec = float_softmax.SPECS[0]
+        cases.node("", spec, node, [x], compare=within(4e-6, 1e-9))
