@@ -17,17 +17,19 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs as a script
 
 from bench.layers import LAYERS, Layer, layer_graph, layer_inputs
 from bench.machine import dot_rate, stream_rate
-from qrt.gemm.table import TILES, TileSpec
+from qrt.gemm.limits import DOT_LIMITS
+from qrt.gemm.table import TILES, TileSpec, select_tile
 from qrt.ops import product
 from qrt.program.builder import build_program
 from qrt.simd.features import active_features
@@ -99,9 +101,7 @@ def prepare(layer: Layer, features: frozenset[str], threads: int = 1) -> Prepare
     assert call.enter() == 0
     touched = sum(v.nbytes for v in (*graph.inputs, *graph.outputs))
     kept = (executor, home)
-    return Prepared(
-        layer, list(program.kernels), touched, executor.threads, features, call, kept
-    )
+    return Prepared(layer, list(program.kernels), touched, executor.threads, features, call, kept)
 
 
 def measure(prepared: Prepared, seconds: float) -> Measured:
@@ -137,19 +137,13 @@ def _take_times(enter: Any, seconds: float, times: list[int]) -> None:
             return
 
 
-@contextmanager
-def forced_tile(tile: TileSpec) -> Iterator[None]:
+def forced_tile(tile: TileSpec) -> AbstractContextManager[Any]:
     """Make products take `tile`, unless a precondition sends them to the portable one."""
-    select = product.select_tile
 
     def choose(*args: Any) -> TileSpec:
-        return tile if set(tile.features) <= args[-1] else select(*args)
+        return tile if set(tile.features) <= args[-1] else select_tile(*args)
 
-    product.select_tile = choose
-    try:
-        yield
-    finally:
-        product.select_tile = select
+    return patch.object(product, "select_tile", choose)
 
 
 def measure_all(
@@ -212,8 +206,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def limits(features: frozenset[str]) -> dict[str, float]:
     """The machine's rates by name: dot loops of every family that runs, and memory."""
-    from bench.machine import DOT_LIMITS
-
     found = {
         f"{limit.family} dots, GMAC/s": dot_rate(features, limit.family)
         for limit in DOT_LIMITS

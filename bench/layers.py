@@ -27,7 +27,7 @@ U8 = np.dtype(np.uint8)
 class Layer:
     """One operator at one size. `x` is NCHW, or the rows and columns of a product's lhs.
 
-    `n` is output channels or columns, `kernel` and `stride` are of a square window (padded by half),
+    `n` is output channels or columns, `kernel` and `stride` are of a square window, padded by half,
     `group` is x's channels in a depthwise convolution; what an operator does not have stays 0 or 1.
     """
 
@@ -164,7 +164,7 @@ def _attrs(layer: Layer, rng: np.random.Generator) -> dict[str, Any]:
         scale = (rng.random(layer.n) + 0.5).astype(np.float32)
         attrs = {"x": x, "y": y, "w_zero_point": 0, "scale": scale, **limits}
         return attrs | (_window(layer) if layer.op == "Conv" else {})
-    return {
+    of_operator: dict[str, dict[str, Any]] = {
         "Add": {"a": x, "b": x, "y": y, **limits},
         "Mul": {"a": x, "b": x, "y": y, **limits},
         "Lookup": {"table": rng.permutation(256).astype(np.uint8)},
@@ -173,7 +173,8 @@ def _attrs(layer: Layer, rng: np.random.Generator) -> dict[str, Any]:
         "MaxPool": {**_window(layer), "kernel_shape": (layer.kernel,) * 2, "ceil_mode": 0},
         "ReduceMean": {"axes": (2, 3), "keepdims": 1, "x": x, "y": y, **limits},
         "Softmax": {"axes": (3,), "x": x, "y": _qparams(1 / 256, 0)},
-    }[layer.op]
+    }
+    return of_operator[layer.op]
 
 
 def _positions(layer: Layer) -> int:

@@ -36,7 +36,12 @@ from qrt.jit.target import target_for
 from qrt.program.constants import aligned_bytes
 
 ENTRY = ctypes.CFUNCTYPE(  # calls through it give up the GIL
-    ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+    ctypes.c_int64,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_int64,
 )
 PROBE_SECONDS = 2e-5  # a run at least this long tells how many steps fill the wanted time
 SECONDS = 0.002  # of one run: two threads start within a small part of it

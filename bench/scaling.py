@@ -126,9 +126,7 @@ def measure(name: str, model: Model, engine: str, options: Options, rounds: int)
     loops, models = (found.loop_one, found.loop_all), (found.model_one, found.model_all)
     for _ in range(rounds):
         for (session, threads), loop, turns in zip(sessions, loops, models, strict=True):
-            loop.rounds.append(
-                [dot_seconds(features, threads, LOOP_SECONDS) for _ in range(LOOPS)]
-            )
+            loop.rounds.append([dot_seconds(features, threads, LOOP_SECONDS) for _ in range(LOOPS)])
             timing = Timing(engine)
             # with the options of all threads, so that a pause lets idle workers fall asleep
             compare.take_turn(session, feeds, timing, options)

@@ -1,6 +1,6 @@
 """The exceptions qrt raises for a user's input, one class per kind of mistake.
 
-Every message says what was asked, the rule, what came, and what to do where there is something to do.
+Every message says what was asked, the rule, what came, and what to do where that can be said.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class ModelError(QrtError):
 
 
 class QuantizationError(ModelError):
-    """A scale, zero point or quantized type that has no meaning (zero, NaN, wrong type or shape)."""
+    """A scale, zero point or quantized type without meaning: zero, NaN, wrong type or shape."""
 
 
 class UnsupportedError(QrtError):

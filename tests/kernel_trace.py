@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from qrt.gemm import depthwise_carry, depthwise_tile, tile
-from qrt.gemm.depthwise import DEPTHWISE
+from qrt.gemm.depthwise_table import DEPTHWISE
 from qrt.gemm.table import TILES
 from qrt.jit.declare import HEADER, Extent, Helper, Intrinsic, Kernel
 
@@ -34,7 +34,7 @@ class TooLong(Exception):
 class Wrapped(int):
     """int64: every sum, difference and product wraps."""
 
-    def _binary(operation: Callable[[int, int], int]) -> Any:  # type: ignore[misc] # noqa: N805
+    def _binary(operation: Callable[[int, int], int]) -> Any:  # type: ignore[misc]
         def method(self: int, other: int) -> Wrapped:
             return wrap(operation(int(self), int(other)))
 
@@ -58,7 +58,7 @@ def wrap(value: int) -> Wrapped:
 
 @dataclass
 class Trace:
-    """Bytes that one thread touched: (slot, start, stop) of reads and of writes, start inclusive."""
+    """Bytes that one thread touched: (slot, start, stop) of reads and of writes."""
 
     limit: int = 200_000
     reads: list[tuple[int, int, int]] = field(default_factory=list)

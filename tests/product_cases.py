@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import kernel_harness
 import numpy as np
 import pytest
 
-import kernel_harness
-
-from qrt.gemm.table import TILES, TileSpec
+from qrt.gemm.table import EPILOGUES, TILES, TileSpec, select_tile
 from qrt.ir import Node, QParams, Value
 from qrt.ops import conv, depthwise, matmul, product
 from qrt.program.constants import aligned_bytes
@@ -74,7 +73,8 @@ class Numbers:
         low = np.floor(scaled)
         above = scaled - low
         rounded = low + ((above > 0.5) | ((above == 0.5) & (low % 2 == 1)))
-        return np.clip(rounded + self.y_zero_point, self.qmin, self.qmax).astype(np.uint8)
+        clipped: Array = np.clip(rounded + self.y_zero_point, self.qmin, self.qmax)
+        return clipped.astype(np.uint8)
 
 
 def _qparams(scale: float, zero_point: int) -> QParams:
@@ -202,11 +202,10 @@ def forced(tile: TileSpec | None, *, threads_always: bool = False) -> Iterator[N
 
     `threads_always` lets small products use all threads, as large ones do.
     """
-    select = product.select_tile
 
     def choose(*args: Any) -> TileSpec:
         allowed = tile is not None and set(tile.features) <= args[-1]
-        return tile if allowed and tile is not None else select(*args)
+        return tile if allowed and tile is not None else select_tile(*args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(product, "select_tile", choose)
@@ -320,6 +319,4 @@ def _bits(array: Array) -> Any:
 
 def tile_rows() -> list[tuple[TileSpec, str]]:
     """Every row of the table of products: tile and epilogue."""
-    from qrt.gemm.table import EPILOGUES
-
     return [(tile, epilogue) for tile in TILES for epilogue in EPILOGUES]

@@ -24,11 +24,11 @@ Model = onnx.ModelProto | bytes | Path
 
 
 def feature_levels() -> list[str]:
-    """The levels out of `CHOSEN_LEVELS` that this CPU runs, and all it has ("")."""
+    """The levels out of `CHOSEN_LEVELS` below what this CPU has, and that ("")."""
     if not is_x86():
         return ["portable", ""]
     have = detected_features()
-    return [name for name in CHOSEN_LEVELS if set(X86_LEVELS[name]) <= have] + [""]
+    return [name for name in CHOSEN_LEVELS if set(X86_LEVELS[name]) < have] + [""]
 
 
 def run(

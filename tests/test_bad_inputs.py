@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import qrt
 from qrt.errors import InputError
 from tests.graphs.draw import Array
+from tests.loader.models import make_model, node, tensor_info
 from tests.test_bad_models import qoperators
 
 SHAPE = (1, 3, 6, 6)
@@ -157,16 +159,22 @@ def work(tmp_path: Path) -> Path:
     """A folder with the model and its input, and nothing else."""
     folder = tmp_path / "work"
     folder.mkdir()
-    (folder / "model.onnx").write_bytes(qoperators().SerializeToString())
+    (folder / "model.onnx").write_bytes(small().SerializeToString())
     np.save(folder / "x.npy", picture())
     return folder
+
+
+def small() -> onnx.ModelProto:
+    """Needs two kernels, soon compiled."""
+    nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "y")]
+    constants = {"s": np.float32(0.02), "z": np.uint8(128)}
+    return make_model(nodes, inputs=[tensor_info("x", SHAPE)], constants=constants)
 
 
 def start(work: Path, cache: Path) -> subprocess.Popen[str]:
     """Another process that runs the model in `work` with this cache folder."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("QRT_")}
     env |= {"QRT_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    # the smallest kernels
     env |= {"QRT_FEATURES": "portable", "HOME": str(work.parent / "home")}
     env |= {"TMPDIR": str(temporary(work))}
     return subprocess.Popen(
@@ -186,42 +194,40 @@ def temporary(work: Path) -> Path:
     return folder
 
 
-def finish(process: subprocess.Popen[str], session: qrt.Session) -> str:
+def finish(process: subprocess.Popen[str]) -> str:
     """What it wrote to stderr; fails unless its result is right."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     result, _ = json.loads(out)
-    assert result == session(picture()).tobytes().hex()
+    assert result == qrt.load(small())(picture()).tobytes().hex()
     return err
 
 
-def test_the_cache_folder_and_who_may_break_it(
-    session: qrt.Session, work: Path, tmp_path: Path
-) -> None:
+def test_the_cache_folder_and_who_may_break_it(work: Path, tmp_path: Path) -> None:
     """One compilation, then: warm; two at once from nothing; damaged; and no file anywhere else."""
     before = files(work)
     cache = tmp_path / "cache"
     first, second = start(work, cache), start(work, cache)
-    said = finish(first, session) + finish(second, session)
+    said = finish(first) + finish(second)
     assert "compil" in said
     kernels = files(cache)
     assert kernels and all(name.endswith(".o") for name in kernels), kernels
-    assert "compil" not in finish(start(work, cache), session), "the cache was not used"
+    assert "compil" not in finish(start(work, cache)), "the cache was not used"
     assert files(cache) == kernels
     for i, name in enumerate(kernels):
         body = (cache / name).read_bytes()
         damaged = (b"", body[:100], body[:-7], bytes(len(body)), body[:60] + b"?" + body[61:])
         (cache / name).write_bytes(damaged[i % len(damaged)])
-    finish(start(work, cache), session)
+    finish(start(work, cache))
     assert files(cache) == kernels
-    assert "compil" not in finish(start(work, cache), session), "the cache was not mended"
+    assert "compil" not in finish(start(work, cache)), "the cache was not mended"
     assert files(work) == before
     assert not files(temporary(work)) and not files(tmp_path / "home")
 
 
 @pytest.mark.parametrize("kind", ["unwritable", "a file", "inside a file", "world-writable"])
 def test_a_cache_folder_that_cannot_be_used_only_costs_time(
-    session: qrt.Session, work: Path, tmp_path: Path, kind: str
+    work: Path, tmp_path: Path, kind: str
 ) -> None:
     cache = tmp_path / "cache"
     if kind == "unwritable":
@@ -234,7 +240,7 @@ def test_a_cache_folder_that_cannot_be_used_only_costs_time(
         cache.write_text("a file\n")
         cache = cache / "inner" if kind == "inside a file" else cache
     before = files(work)
-    finish(start(work, cache), session)
+    finish(start(work, cache))
     assert files(work) == before
     assert not files(temporary(work)) and not files(tmp_path / "home")
 

@@ -10,7 +10,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from product_cases import Array, Numbers, Tally, conv_node, conv_sums, draw_numbers, matmul_node, run
+from product_cases import (
+    Array,
+    Numbers,
+    Tally,
+    conv_node,
+    conv_sums,
+    draw_numbers,
+    matmul_node,
+    run,
+)
 from product_cases import matmul_sums as mm
 
 from qrt.errors import QrtError
@@ -90,7 +99,7 @@ def test_one_matrix_seen_as_several() -> None:
 
 @pytest.mark.parametrize("position", (2, 3), ids=["bias", "float_bias"])
 def test_a_computed_bias_is_not_taken_for_zero(position: int) -> None:
-    """Lowering must refuse a bias that is no constant: reading none would be a silent wrong answer."""
+    """Lowering must refuse a bias that is no constant: taking none would be silently wrong."""
     rng = np.random.default_rng(315)
     w = rng.integers(-128, 128, (4, 2, 3, 3), dtype=np.int8)
     node = conv_node((1, 2, 5, 5), w, draw_numbers(rng, 4, 18, "f32"))

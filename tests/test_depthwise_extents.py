@@ -1,4 +1,4 @@
-"""What a depthwise row says it touches is what its kernel touches, for honest rows and for others."""
+"""What a depthwise row says it touches is what its kernel touches, honest rows or not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 from kernel_trace import TooLong, strays, touched, trace_kernel
 from product_cases import Tally
 
-from qrt.gemm.depthwise import DEPTHWISE, FIELDS, KERNELS_BY_SPEC, DepthwiseSpec, scratch_nbytes
+from qrt.gemm.depthwise import KERNELS_BY_SPEC
+from qrt.gemm.depthwise_rows import FIELDS
+from qrt.gemm.depthwise_table import DEPTHWISE, DepthwiseSpec, scratch_nbytes
 from qrt.ops.pad_pixels import FIELDS as PAD_FIELDS
 from qrt.ops.pad_pixels import pad_pixels_kernel
 

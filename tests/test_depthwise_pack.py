@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from qrt.gemm.depthwise import (
+from qrt.gemm.depthwise_table import (
     DEPTHWISE,
     DepthwiseSpec,
     blocks,
@@ -15,7 +17,7 @@ from qrt.gemm.depthwise import (
 from qrt.gemm.order import column_order
 
 SPECS = [pytest.param(spec, id=spec.kernel_name) for spec in DEPTHWISE]
-GENERATED = [p for p in SPECS if p.values[0].family != "portable"]
+GENERATED = [p for p, spec in zip(SPECS, DEPTHWISE, strict=True) if spec.family != "portable"]
 CHANNELS = (1, 2, 5, 31, 32, 33, 63, 64, 65, 96, 97, 129)
 
 
@@ -33,14 +35,14 @@ def test_blocks_cover_the_channels(spec: DepthwiseSpec) -> None:
 @pytest.mark.parametrize("spec", GENERATED)
 @pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (3, 3), (4, 1), (5, 2)])
 def test_weights(spec: DepthwiseSpec, kernel: tuple[int, int]) -> None:
-    """Per block, kernel column, group of rows, vector, lane: the rows of one channel side by side."""
+    """Per block, kernel column, group of rows, vector, lane: one channel's rows side by side."""
     kh, kw = kernel
     groups = -(-kh // spec.rows)
     for channels in CHANNELS:
         for step in (1, 53):
             ramp = (np.arange(channels * kh * kw) * step).astype(np.uint8).view(np.int8)
             w = ramp.reshape(channels, kh, kw).astype(np.int16)
-            packed = pack_depthwise(w, spec).view(spec.weight_dtype)
+            packed: Any = pack_depthwise(w, spec).view(spec.weight_dtype)
             at, c0 = 0, 0
             for lanes in blocks(channels, spec):
                 order = column_order(4, lanes, "u8")

@@ -21,11 +21,12 @@ from product_cases import (
     runnable,
 )
 
-from qrt.gemm.depthwise import DEPTHWISE, DepthwiseSpec
+from qrt.gemm.depthwise_table import DEPTHWISE, DepthwiseSpec
 from qrt.ops import conv
 
 SPECS = [pytest.param(spec, id=spec.kernel_name) for spec in DEPTHWISE]
 NAMES = ("strides", "pads", "dilations")
+Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 RANDOM_CASES = 250
 
 
@@ -37,7 +38,7 @@ def level_or_skip(spec: DepthwiseSpec) -> str:
 
 
 def compare(
-    tally: Tally, case: object, x: Array, w: Array, numbers: Numbers, geometry: tuple[Any, ...],
+    tally: Tally, case: object, x: Array, w: Array, numbers: Numbers, geometry: Geometry,
     level: str, expect: str, threads: int = 1,
 ) -> None:  # fmt: skip
     """Run a depthwise convolution of x (batch, c, ...) and w (c, 1, ...); `expect` must run it."""
@@ -92,8 +93,8 @@ def test_kernels(spec: DepthwiseSpec) -> None:
         compare(tally, (kh, kw, stride), x, w, numbers, geometry, level, spec.kernel_name)
     for kernel, stride in combinations((1, 2, 3, 8), (1, 3)):
         x, w, numbers = drawn(rng, 2, 67, (13,), (kernel,))
-        geometry = ((stride,), (kernel - 1, 0), (2,))
-        compare(tally, (kernel, stride), x, w, numbers, geometry, level, spec.kernel_name)
+        line: Geometry = ((stride,), (kernel - 1, 0), (2,))
+        compare(tally, (kernel, stride), x, w, numbers, line, level, spec.kernel_name)
     tally.finish()
 
 
@@ -108,9 +109,7 @@ def test_random_geometry(spec: DepthwiseSpec) -> None:
         kernel = tuple(int(v) for v in rng.integers(1, 7, 2))
         strides, dilations = (tuple(int(v) for v in rng.integers(1, 5, 2)) for _ in range(2))
         pads = tuple(int(v) for v in rng.integers(0, 6, 4))
-        spans = [
-            size[i] + pads[i] + pads[2 + i] - (kernel[i] - 1) * dilations[i] for i in range(2)
-        ]
+        spans = [size[i] + pads[i] + pads[2 + i] - (kernel[i] - 1) * dilations[i] for i in range(2)]
         if min(spans) < 1:
             continue
         batch, c = int(rng.integers(1, 4)), int(rng.integers(2, 150))
@@ -124,8 +123,8 @@ def test_random_geometry(spec: DepthwiseSpec) -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_extremes(spec: DepthwiseSpec) -> None:
-    """All 0 or 255 times all -128 or 127, zero points at both ends, narrowed outputs, a kernel whose
-    sums pass int16 many times over."""
+    """All 0 or 255 times all -128 or 127, zero points at both ends, narrowed outputs, and a kernel
+    whose sums pass int16 many times over."""
     level = level_or_skip(spec)
     tally = Tally(spec.kernel_name, seed=404)
     rng = np.random.default_rng(tally.seed)

@@ -88,7 +88,9 @@ def work(row: Mapping[str, int], kernel: Kernel) -> int:
     m = row["batch"] * row["out_height"] * row["out_width"]
     taps = row["kernel_h"] * row["kernel_w"]
     n = row["n"] if "portable" in kernel.name else -(-row["n"] // 16)
-    return m * row["groups"] * (taps * (row["channels"] if "portable" in kernel.name else 1) * n + n)
+    return (
+        m * row["groups"] * (taps * (row["channels"] if "portable" in kernel.name else 1) * n + n)
+    )
 
 
 def rows_of(kernel: Kernel, seed: int, count: int) -> Iterator[tuple[int, dict[str, int]]]:
@@ -106,7 +108,7 @@ def rows_of(kernel: Kernel, seed: int, count: int) -> Iterator[tuple[int, dict[s
 
 # geometries whose last tile ends inside a line of the image, so that its spare rows have somewhere
 # to point; many channels, so that no slack hides a pixel too many
-OVERRUNS = {
+OVERRUNS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "pixels behind the last window": ((1, 70, 4, 10), (3, 70, 1, 2), {"strides": (1, 3)}),
     "lines behind the last window": ((1, 70, 10, 4), (3, 70, 2, 1), {"strides": (3, 1)}),
     "stride, pointwise": ((2, 70, 5, 8), (3, 70, 1, 1), {"strides": (1, 5)}),
@@ -128,9 +130,7 @@ def test_lowered_rows(tile: TileSpec, epilogue: str) -> None:
         OVERRUNS.items(), (False, True)
     ):
         w = rng.integers(-128, 128, w_shape, dtype=np.int8)
-        numbers = draw_numbers(
-            rng, w_shape[0], w[0].size, epilogue, weight_zero_points=zero_points
-        )
+        numbers = draw_numbers(rng, w_shape[0], w[0].size, epilogue, weight_zero_points=zero_points)
         node = conv_node(x_shape, w, numbers, **geometry)
         bench = ProductBench(frozenset(tile.features), 2)
         with forced(tile):
@@ -160,7 +160,7 @@ def reached(row: Mapping[str, int]) -> int:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_honest_rows(kernel: Kernel) -> None:
-    """Threads together write each byte of y exactly once; every touch is inside, every extent used."""
+    """Threads together write each byte of y once; every touch is inside, every extent is used."""
     tally = Tally(kernel.name, seed=501)
     for seed, row in rows_of(kernel, 501_000, 25):
         extents = kernel.extents(row)
@@ -185,12 +185,16 @@ def test_honest_rows(kernel: Kernel) -> None:
                 # the portable tile reads no column behind the last (here: of 16, 4 bytes each)
                 allowed = by_name[name].nbytes // 2 if name == "columns" else 0
                 allowed += 64 if "portable" in kernel.name else 0
-                tally.expect((seed, row), 0 <= unread <= allowed, f"{unread} bytes of {name} unread")
+                tally.expect(
+                    (seed, row), 0 <= unread <= allowed, f"{unread} bytes of {name} unread"
+                )
         x_last = reached(row)
         nbytes = input_nbytes(row)
         tally.expect((seed, row), x_last <= nbytes, f"x extent {nbytes} < {x_last} reached")
         covers = all(row[f"stride_{a}"] <= row[f"dilation_{a}"] == 1 for a in "hw")
-        tally.expect((seed, row), x_last == nbytes or not covers, f"x extent {nbytes}, {x_last} used")
+        tally.expect(
+            (seed, row), x_last == nbytes or not covers, f"x extent {nbytes}, {x_last} used"
+        )
     tally.finish()
 
 
@@ -199,7 +203,25 @@ def test_corrupt_rows(kernel: Kernel) -> None:
     """One to three fields replaced by anything: refused, or every touch still inside."""
     tally = Tally(kernel.name, seed=502)
     refused = too_long = 0
-    values = (-1, 0, 1, 2, 3, 5, 7, 16, 64, 1000, 2**20, 2**31, 2**32, 2**39, 2**40, 2**62, -(2**63))
+    values = (
+        -1,
+        0,
+        1,
+        2,
+        3,
+        5,
+        7,
+        16,
+        64,
+        1000,
+        2**20,
+        2**31,
+        2**32,
+        2**39,
+        2**40,
+        2**62,
+        -(2**63),
+    )
     for seed, row in rows_of(kernel, 502_000, 150):
         rng = np.random.default_rng(seed + 1)
         for name in rng.choice(SIZES, rng.integers(1, 4), replace=False):

@@ -1,4 +1,4 @@
-"""Products at the ends of their ranges: sums near int32, rounding, multipliers, narrowed outputs."""
+"""Products at the ends of their ranges: sums near int32, rounding, multipliers, narrow outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from qrt.gemm.table import TileSpec
 from qrt.ops import matmul
 
 ROWS = [pytest.param(*row, id=row[0].kernel_name(row[1])) for row in tile_rows()]
-U8_ROWS = [p for p in ROWS if p.values[1] == "u8"]
+U8_ROWS = [p for p, (_, epilogue) in zip(ROWS, tile_rows(), strict=True) if epilogue == "u8"]
+F32_ROWS = [p for p in ROWS if p not in U8_ROWS]
 BIAS_ENDS = (-(2**31) + 2**28, 2**31 - 2**28)  # room for a sum, and none for int16 or float32
 
 
@@ -80,13 +81,13 @@ def test_largest_sums(tile: TileSpec, epilogue: str) -> None:
     tally.finish()
 
 
-@pytest.mark.parametrize("zero_point, w_value, bias", [(0, -128, 0), (255, -128, 0), (0, 127, 2**26)])
+@pytest.mark.parametrize(
+    "zero_point, w_value, bias", [(0, -128, 0), (255, -128, 0), (0, 127, 2**26)]
+)
 def test_sums_that_may_pass_int32_are_refused(zero_point: int, w_value: int, bias: int) -> None:
     k = (2**31 - bias) // (255 * abs(w_value)) + 1
     w = np.full((k, 3), w_value, np.int8)
-    numbers = Numbers(
-        np.ones(3, np.float32), 1.0, zero_point, bias=np.full(3, bias, np.int32)
-    )
+    numbers = Numbers(np.ones(3, np.float32), 1.0, zero_point, bias=np.full(3, bias, np.int32))
     with pytest.raises(UnsupportedError, match="int32"):
         run(matmul_node((1, k), w, numbers), np.zeros((1, k), np.uint8))
 
@@ -99,7 +100,8 @@ def test_zero_points_at_both_ends(tile: TileSpec, epilogue: str) -> None:
     rng = np.random.default_rng(tally.seed)
     m, n, k = tile.mr + 1, tile.nr + 1, 37
     per_channel = np.where(np.arange(n) % 2, -128, 127).astype(np.int32)
-    for case in combinations((0, 1, 128, 255), (0, 255), (0, -128, 127, per_channel)):
+    w_zero_points: tuple[Array | int, ...] = (0, -128, 127, per_channel)
+    for case in combinations((0, 1, 128, 255), (0, 255), w_zero_points):
         x_zero_point, y_zero_point, w_zero_point = case
         for x in (
             rng.integers(0, 256, (m, k), dtype=np.uint8),
@@ -138,7 +140,7 @@ def test_wide_biases(tile: TileSpec, epilogue: str) -> None:
 
 @pytest.mark.parametrize("tile, epilogue", U8_ROWS)
 def test_ties_round_to_even(tile: TileSpec, epilogue: str) -> None:
-    """Multipliers that are powers of two put every other sum on a tie; the zero point comes after."""
+    """Multipliers of powers of two put every other sum on a tie; the zero point comes after."""
     name = skip_unless_runnable(tile, epilogue)
     tally = Tally(name, seed=204)
     for exponent, y_zero_point in combinations((1, 2, 3, 7), (0, 1, 100, 127, 128, 255)):
@@ -189,7 +191,7 @@ def test_tiny_multipliers(tile: TileSpec, epilogue: str) -> None:
     tally.finish()
 
 
-@pytest.mark.parametrize("tile, epilogue", [p for p in ROWS if p.values[1] == "f32"])
+@pytest.mark.parametrize("tile, epilogue", F32_ROWS)
 def test_denormal_floats(tile: TileSpec, epilogue: str) -> None:
     """float32 results below the smallest normal number keep their bits."""
     name = skip_unless_runnable(tile, epilogue)

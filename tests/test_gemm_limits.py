@@ -98,9 +98,7 @@ def test_no_step_is_optimised_away(limit: DotLimit) -> None:
     seconds = {}
     for steps in (20_000, 200_000):
         row = {"x": 0, "y": OPERAND_NBYTES, "steps": steps}
-        seconds[steps] = min(
-            _timed(kernel, row, arena, level_of(limit.features)) for _ in range(7)
-        )
+        seconds[steps] = min(_timed(kernel, row, arena, level_of(limit.features)) for _ in range(7))
     assert seconds[200_000] > 4 * seconds[20_000]
     # at most two multiplies a cycle, at 6 GHz at most
     assert seconds[200_000] / 200_000 > limit.accumulators / 2 / 6e9

@@ -65,7 +65,7 @@ def test_weights(tile: TileSpec, epilogue: str, taps: int, channels: int) -> Non
 
 
 def _lanes(raw: Any, tile: TileSpec) -> Any:
-    """(lanes, 4) weights of one vector: bytes, or int16 pairs (k0, k2) of all lanes, then (k1, k3)."""
+    """(lanes, 4) weights of one vector: bytes, or pairs (k0, k2) of all lanes, then (k1, k3)."""
     if tile.weight_nbytes == 4:
         return raw.view(np.int8).reshape(tile.lanes, KR)
     pairs = raw.view(np.int16).reshape(2, tile.lanes, 2)
@@ -123,7 +123,7 @@ def test_scalar_parameters_broadcast() -> None:
 
 @pytest.mark.parametrize("tile, epilogue", ROWS)
 def test_order_is_a_permutation_that_packs_undo(tile: TileSpec, epilogue: str) -> None:
-    """`column_order` names each column once; narrowing in 128-bit lanes brings them back in order."""
+    """`column_order` names each column once; narrowing in 128-bit lanes brings the order back."""
     for nv in tile.widths:
         order = column_order(nv, tile.lanes, epilogue)
         assert sorted(order) == list(range(nv * tile.lanes))

@@ -20,6 +20,7 @@ from product_cases import (
 )
 
 from qrt.gemm.extents import LANES
+from qrt.gemm.pack import panel_nbytes
 from qrt.gemm.table import TileSpec
 from qrt.ops import matmul, product
 from qrt.simd.features import active_features
@@ -34,7 +35,14 @@ def edges(size: int, *more: int) -> list[int]:
 
 
 def check(
-    tally: Tally, case: object, node: Any, x: Any, want: Any, level: str, name: str, threads: int = 1
+    tally: Tally,
+    case: object,
+    node: Any,
+    x: Any,
+    want: Any,
+    level: str,
+    name: str,
+    threads: int = 1,
 ) -> None:
     """Run `node` and compare with `want` and with the operator's own reference."""
     got, kernels = run(node, x, level, threads, tally.seed)
@@ -67,9 +75,7 @@ def test_sizes(tile: TileSpec, epilogue: str) -> None:
 
 
 @pytest.mark.parametrize("tile, epilogue", ROWS)
-def test_threads_and_blocks(
-    tile: TileSpec, epilogue: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_and_blocks(tile: TileSpec, epilogue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """1, 2, 3 and more threads than work, blocks of one panel, of two, and of all."""
     name = tile.kernel_name(epilogue)
     if not runnable(tile.features, name):
@@ -85,7 +91,7 @@ def test_threads_and_blocks(
         (1, 7 * tile.nr + 5),
         (5 * tile.mr, 5 * tile.nr - 1),
     ]
-    panel = product.panel_nbytes(1, k, tile)
+    panel = panel_nbytes(1, k, tile)
     with forced(tile, threads_always=True):
         for (m, n), threads, block in combinations(sizes, (1, 2, 3, 7), (1, 2, 64)):
             monkeypatch.setattr(product, "L2_NBYTES", block * panel)
@@ -102,7 +108,9 @@ def test_threads_and_blocks(
 @pytest.mark.parametrize("spec", sorted({"", *(level_of(t.features) for t, _ in tile_rows())}))
 def test_the_tables_own_choice(spec: str) -> None:
     """What `select_tile` picks, at primes; and it is a row that may run."""
-    features = () if not spec else next(t.features for t, _ in tile_rows() if level_of(t.features) == spec)
+    features = (
+        () if not spec else next(t.features for t, _ in tile_rows() if level_of(t.features) == spec)
+    )
     if spec and not runnable(features, f"level {spec}"):
         pytest.skip(f"level {spec} cannot run here")
     tally = Tally(f"select_tile at level {spec or 'active'}", seed=103)

@@ -19,7 +19,9 @@ OURS = sorted(
 
 
 def _row(kernel: Kernel, value: int) -> dict[str, int]:
-    return dict.fromkeys(kernel.fields, value)
+    row = dict.fromkeys(kernel.fields, value)
+    suffix = kernel.name.removeprefix("index_copy_")
+    return row | {"nbytes": int(suffix)} if suffix.isdigit() else row
 
 
 @pytest.mark.parametrize("kernel", OURS, ids=lambda k: k.name)

@@ -22,7 +22,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "Elu": (3, 0),
     "Erf": (8, 1e-37),
     "Exp": (1.5, 1e-44),
-    "Gelu": (8, 6e-7),
+    "Gelu": (8, 1.5e-6),
     "HardSigmoid": (1, 1e-7),
     "HardSwish": (2, 4e-7),
     "Log": (1.5, 0),

@@ -1,7 +1,7 @@
 """One output row of a depthwise convolution whose interleaved columns stay in registers.
 
 For kernels of up to R rows (one dot group) and a kernel width that fits the registers: the columns
-that the next pixel needs too are carried to it, so that every column is loaded and interleaved once.
+that the next pixel needs too are carried to it, so every column is loaded and interleaved once.
 
     pixel 0:  c0 c1 c2          stride 1 carries c1 c2, loads c3
     pixel 1:     c1 c2 c3       stride 2 carries c2,    loads c3 c4

@@ -155,7 +155,7 @@ def _items(dot: DepthwiseDot) -> Any:
 
 
 def _step(
-    b: Any, dot: DepthwiseDot, acc: Any, weights: Any, group: Any, arg: Any, _column: Any, _shape: Any
+    b: Any, dot: DepthwiseDot, acc: Any, weights: Any, group: Any, arg: Any, _column: Any, _: Any
 ) -> list[list[Any]]:
     """One kernel column of one row group, for every pixel."""
     nbytes = 4 * dot.lanes
@@ -179,8 +179,8 @@ def _step_unrolled(
     out = [list(row) for row in acc]
     for v in range(4):
         w = [
-            load(b, b.add(b.add(weights, b.mul(column, const(kx))), const(nbytes * v)), _items(dot), 32)
-            for kx in range(kernel_w)
+            load(b, b.add(at, const(nbytes * v)), _items(dot), 32)
+            for at in (b.add(weights, b.mul(column, const(kx))) for kx in range(kernel_w))
         ]
         for j in range((pixels - 1) * stride + kernel_w):
             users = [

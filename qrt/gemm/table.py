@@ -1,4 +1,4 @@
-"""The table of product kernels: one row per family and tile; selection, tests and benches walk it."""
+"""The table of product kernels, a row per family and tile: selection, tests and benches walk it."""
 
 from __future__ import annotations
 

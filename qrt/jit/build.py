@@ -86,7 +86,9 @@ def _workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _run_worker(kernels: list[Kernel], target: Target, receive: Callable[[str, bytes], None]) -> None:
+def _run_worker(
+    kernels: list[Kernel], target: Target, receive: Callable[[str, bytes], None]
+) -> None:
     request = {
         "target": asdict(target),
         "kernels": [[k.fn.__module__, k.name] for k in kernels],

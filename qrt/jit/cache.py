@@ -40,10 +40,8 @@ def read_object(digest: str) -> bytes | None:
         data = path.read_bytes()
     except OSError:
         return None
-    body = data[len(_MAGIC) + 32 :]
-    if data[: len(_MAGIC)] != _MAGIC or hashlib.sha256(body).digest() != data[len(_MAGIC) : -len(body)]:
-        return None
-    return body
+    magic, checksum, body = data[:8], data[8:40], data[40:]
+    return body if magic == _MAGIC and checksum == hashlib.sha256(body).digest() else None
 
 
 def write_object(digest: str, body: bytes) -> None:

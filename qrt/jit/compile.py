@@ -12,16 +12,18 @@ from qrt.jit.declare import Kernel
 from qrt.jit.numba_options import HELPER_OPTIONS, KERNEL_SIGNATURE, njit
 from qrt.jit.target import Target
 
+_EXCEPTION = "{i8*, i32, i8*, i8*, i32}"  # numba's, which no kernel raises
 _WRAPPER = """
 target triple = "{triple}"
-declare i32 @"{native}"(i64*, {{i8*, i32, i8*, i8*, i32}}**, i64*, i8*, i8*, i64, i64)
+declare i32 @"{native}"(i64*, {exception}**, i64*, i8*, i8*, i64, i64)
 define i64 @"{name}"(i64* %row, i8* %arena, i8* %constants, i64 %thread, i64 %threads) {{
-  %ret = alloca i64
-  %exc = alloca {{i8*, i32, i8*, i8*, i32}}*
-  store i64 0, i64* %ret
-  %s = call i32 @"{native}"(i64* %ret, {{i8*, i32, i8*, i8*, i32}}** %exc, i64* %row, i8* %arena, i8* %constants, i64 %thread, i64 %threads)
-  %r = load i64, i64* %ret
-  ret i64 %r
+  %result = alloca i64
+  %raised = alloca {exception}*
+  store i64 0, i64* %result
+  call i32 @"{native}"(i64* %result, {exception}** %raised,
+      i64* %row, i8* %arena, i8* %constants, i64 %thread, i64 %threads)
+  %status = load i64, i64* %result
+  ret i64 %status
 }}
 """
 
@@ -33,7 +35,10 @@ def compile_object(kernel: Kernel, target: Target) -> bytes:
     (compiled,) = dispatcher.overloads.values()
     module = llvm.parse_assembly(compiled.library.get_llvm_str())
     wrapper = _WRAPPER.format(
-        triple=module.triple, native=compiled.fndesc.llvm_func_name, name=kernel.name
+        triple=module.triple,
+        native=compiled.fndesc.llvm_func_name,
+        name=kernel.name,
+        exception=_EXCEPTION,
     )
     module.link_in(llvm.parse_assembly(wrapper))
     for fn in module.functions:

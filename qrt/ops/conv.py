@@ -1,4 +1,4 @@
-"""qrt.Conv: convolution of u8 activations and s8 weights (QLinearConv, opset 10; Conv between Q/DQ).
+"""qrt.Conv: convolution of u8 activations and s8 weights (QLinearConv, opset 10; QDQ Conv).
 
 1-D and 2-D; any kernel, stride, dilation, group and pads. Activations lie channels last. A
 depthwise convolution has a kernel of its own (`depthwise.py`); every other one is a product over
@@ -19,7 +19,6 @@ from qrt.ops.depthwise import lower_depthwise
 from qrt.ops.pad_pixels import lower_pad_pixels
 from qrt.ops.product import finish, lower_product, read_product
 from qrt.ops.spec import Array, Lowering, OpSpec
-
 
 # what a tap costs beside its dot groups (row pointers, loop ends), in dot groups of a tile
 TAP_GROUPS = 0.5

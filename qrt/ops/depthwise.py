@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from qrt.gemm.depthwise import (
+from qrt.gemm.depthwise import KERNELS_BY_SPEC
+from qrt.gemm.depthwise_table import (
     DEPTHWISE,
-    KERNELS_BY_SPEC,
     DepthwiseSpec,
     pack_depthwise,
     pack_depthwise_columns,

@@ -1,4 +1,4 @@
-"""qrt.MatMul: u8 activations times s8 weights (QLinearMatMul, opset 10; QGemm; MatMul, Gemm in QDQ)."""
+"""qrt.MatMul: u8 activations times s8 weights (QLinearMatMul, opset 10; QGemm; QDQ)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     x, w = inputs[0], inputs[1]
     assert x is not None and w is not None
     (shape, _), *_rest = infer(node)
-    x2, w2, batch = _shapes(node)
+    x2, w2, _ = _shapes(node)
     product = read_product(node, w2[-1])
     xs = x.reshape(x2).astype(np.int64) - int(product.x.zero_point)
     ws = w.reshape(w2).astype(np.int64) - product.w_zero_point

@@ -1,4 +1,4 @@
-"""Lay u8 images out with their pads: (N, H, W, C) into (N, top + H + bottom, left + W + right, C)."""
+"""Lay u8 images out with their pads: (N, H, W, C) to (N, top + H + bottom, left + W + right, C)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Product:
     @property
     def multiplier(self) -> Array:
         """float32 factor of the sums: (x_scale * w_scale) / y_scale, or the scale itself."""
-        return self.scale if self.y is None else np.float32(self.scale / self.y.scale)
+        return self.scale if self.y is None else np.asarray(self.scale / self.y.scale, np.float32)
 
 
 def read_product(node: Node, n: int) -> Product:
@@ -69,10 +69,13 @@ def finish(acc: Array, product: Product, shape: tuple[int, ...]) -> Array:
     acc32 = (acc + product.bias.astype(np.int64).reshape(shape)).astype(np.int32)
     floats = acc32.astype(np.float32)
     factor = np.broadcast_to(product.multiplier, product.bias.shape).reshape(shape)
+    y: Array = floats * factor
     if product.y is None:
-        return floats * factor + product.float_bias.reshape(shape)
-    y = np.rint((floats * factor).astype(np.float64)) + int(product.y.zero_point)
-    return np.clip(y, product.qmin, product.qmax).astype(product.y.dtype)
+        y = y + product.float_bias.reshape(shape)
+        return y
+    y = np.rint(y.astype(np.float64)) + int(product.y.zero_point)
+    y = np.clip(y, product.qmin, product.qmax).astype(product.y.dtype)
+    return y
 
 
 def sum_bound(w: Array, product: Product) -> Array:
@@ -81,7 +84,8 @@ def sum_bound(w: Array, product: Product) -> Array:
     flat = flat - np.broadcast_to(product.w_zero_point, w.shape[0])[:, None]
     zero_point = int(product.x.zero_point)
     reach = max(zero_point - product.x.qmin, product.x.qmax - zero_point)
-    return np.abs(flat).sum(1) * reach + np.abs(product.bias.astype(np.int64))
+    bound: Array = np.abs(flat).sum(1) * reach + np.abs(product.bias.astype(np.int64))
+    return bound
 
 
 def lower_product(
@@ -185,9 +189,8 @@ def _tile(
     """The table's choice, or the portable tile when a precondition does not hold."""
     tile = select_tile(m, n, k, features)
     limit = PRODUCTS[tile, product.epilogue].preconditions.get("max_scaled")
-    if limit is not None and product.y is not None:
-        if max_scaled(bound, product) >= limit:
-            return select_tile(m, n, k, frozenset())
+    if limit is not None and product.y is not None and max_scaled(bound, product) >= limit:
+        return select_tile(m, n, k, frozenset())
     return tile
 
 
@@ -199,7 +202,8 @@ def max_scaled(bound: Array, product: Product) -> float:
 
 def _weight_sums(w: Array, product: Product) -> Array:
     flat = w.reshape(w.shape[0], math.prod(w.shape[1:]))
-    return flat.sum(1, dtype=np.int64) - flat.shape[1] * product.w_zero_point.astype(np.int64)
+    sums: Array = flat.sum(1, dtype=np.int64)
+    return sums - flat.shape[1] * product.w_zero_point.astype(np.int64)
 
 
 def wrap_i32(values: Array) -> Array:

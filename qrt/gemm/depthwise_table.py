@@ -1,0 +1,100 @@
+"""The table of depthwise families, and weights in the order that their tiles read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qrt.gemm.order import column_order
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class DepthwiseSpec:
+    """A family: rows per dot group, lanes of its blocks (widest first), pixels per tile."""
+
+    family: str
+    rows: int
+    lanes: tuple[int, ...]
+    pixels: int
+    weight_dtype: type
+    features: tuple[str, ...]
+
+    @property
+    def kernel_name(self) -> str:
+        """Id of the kernel."""
+        return f"depthwise_u8s8_{self.family}"
+
+
+# 4 pixels x 4 vectors of sums + 4 of weights + 1: 21 of 32 registers (AVX512); 2 x 4 + 4 + 1 of 16
+DEPTHWISE: tuple[DepthwiseSpec, ...] = (
+    DepthwiseSpec("vnni", 4, (16, 8), 4, np.int8, ("avx512", "avx512vnni")),
+    DepthwiseSpec("madd", 2, (8,), 2, np.int16, ("avx2",)),
+    DepthwiseSpec("portable", 1, (1,), 1, np.int16, ()),
+)
+
+
+def blocks(channels: int, spec: DepthwiseSpec) -> list[int]:
+    """Lanes of each block of 4 * lanes channels."""
+    widest, narrowest = spec.lanes[0], spec.lanes[-1]
+    full, rest = divmod(channels, 4 * widest)
+    last = ([narrowest] if rest <= 4 * narrowest else [widest]) if rest else []
+    return [widest] * full + last
+
+
+def pack_depthwise(w: Array, spec: DepthwiseSpec) -> Array:
+    """Pack w (channels, kh, kw), zero points subtracted. Returns uint8 (nbytes,)."""
+    channels, kh, kw = w.shape
+    if spec.family == "portable":
+        taps = np.ascontiguousarray(w.transpose(1, 2, 0)).astype(np.int16)
+        return taps.reshape(-1).view(np.uint8)
+    groups = -(-kh // spec.rows)
+    parts = []
+    c0 = 0
+    for lanes in blocks(channels, spec):
+        order = np.array(column_order(4, lanes, "u8")) + c0
+        block = np.zeros((4 * lanes, groups * spec.rows, kw), spec.weight_dtype)
+        valid = order < channels
+        block[valid, :kh] = w[order[valid]]
+        block = block.reshape(4 * lanes, groups, spec.rows, kw).transpose(3, 1, 0, 2)
+        parts.append(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+        c0 += 4 * lanes
+    return np.concatenate(parts)
+
+
+def pack_depthwise_columns(
+    channels: int, spec: DepthwiseSpec, bias: Array, multiplier: Array
+) -> Array:
+    """Per block: bias int32 and multiplier float32 in the block's channel order, as uint8."""
+    arrays = (
+        np.broadcast_to(bias, channels).astype(np.int32),
+        np.broadcast_to(multiplier, channels).astype(np.float32).view(np.int32),
+    )
+    if spec.family == "portable":
+        return np.concatenate(arrays).view(np.uint8)
+    parts = []
+    c0 = 0
+    for lanes in blocks(channels, spec):
+        order = np.array(column_order(4, lanes, "u8")) + c0
+        valid = order < channels
+        for array in arrays:
+            block = np.zeros(4 * lanes, np.int32)
+            block[valid] = array[order[valid]]
+            parts.append(block)
+        c0 += 4 * lanes
+    return np.concatenate(parts).view(np.uint8)
+
+
+def scratch_nbytes(row: Mapping[str, int], spec: DepthwiseSpec) -> int:
+    """Bytes of scratch that one thread needs."""
+    if spec.family == "portable":
+        return 0
+    groups = -(-row["kernel_h"] // spec.rows)
+    # the last tile may compute pixels that are not stored
+    pixels = row["out_width"] + spec.pixels
+    columns = pixels * row["stride_w"] + (row["kernel_w"] - 1) * row["dilation_w"] + 1
+    return columns * groups * 16 * spec.lanes[0]
