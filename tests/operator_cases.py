@@ -1,4 +1,4 @@
-"""Check one operator on many cases: reference against an oracle, every kernel against the reference.
+"""Check one operator on many cases: reference against an oracle, kernels against the reference.
 
 All cases run, then the test fails once, naming how many differ and the first of them.
 """
@@ -109,7 +109,10 @@ class Cases:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if error is None and self.failures:
             raise AssertionError(

@@ -178,13 +178,16 @@ UNSUPPORTED: dict[str, Case] = {
         UnsupportedError, ("If 'n'", "subgraphs"),
     ),
     "spatial axes": (
-        make_model([
-            node("QuantizeLinear", "x s z", "q"),
-            node("QLinearConv", "q s z w ws wz s z", "c", name="conv1"),
-        ], inputs=[tensor_info("x", (1, 3, 4, 4, 4))], outputs=["c"],
-            constants={**{k: CONSTANTS[k] for k in ("s", "z", "ws", "wz")},
-                       "w": np.ones((2, 3, 1, 1, 1), S8)}),
-        UnsupportedError, ("Conv 'conv1'", "3"),
+        make_model(
+            [node("MaxPool", "x", "y", name="n", kernel_shape=[2, 2, 2])],
+            inputs=[tensor_info("x", (1, 3, 4, 4, 4))],
+        ),
+        UnsupportedError, ("MaxPool 'n'", "3 spatial axes"),
+    ),
+    "float16": (
+        make_model([node("Softmax", "x", "y", name="n")],
+                   inputs=[tensor_info("x", (2, 3), TensorProto.FLOAT16)]),
+        UnsupportedError, ("Softmax 'n'", "float16"),
     ),
 }  # fmt: skip
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product as combinations
-from typing import Any
 
 import numpy as np
 import pytest

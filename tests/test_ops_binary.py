@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,18 +43,19 @@ BROADCASTS = [
 ]
 
 
-def _layout(sa: tuple[int, ...], la: object, sb: tuple[int, ...], lb: object) -> object:
+def _layout(sa: tuple[int, ...], la: Any, sb: tuple[int, ...], lb: Any) -> Any:
     return la if len(sa) >= len(sb) else lb
 
 
 @pytest.mark.parametrize("spec", [quantized_binary.ADD, quantized_binary.MUL], ids=lambda s: s.op)
-def test_quantized(spec: object) -> None:
+def test_quantized(spec: Any) -> None:
     rng = np.random.default_rng(1)
     with Cases(spec.op) as cases:
         for sa, la, sb, lb in BROADCASTS:
             a, b = codes(rng, sa), codes(rng, sb)
             y = qparams(0.04 if spec.op == "Add" else 0.11, 100)
-            attrs = {"a": qparams(0.02, 255), "b": qparams(0.031, 0), "y": y, "qmin": 3, "qmax": 250}
+            attrs: dict[str, Any] = {"a": qparams(0.02, 255), "b": qparams(0.031, 0), "y": y}
+            attrs |= {"qmin": 3, "qmax": 250}
             node = Node(
                 spec.op,
                 [new_value("a", np.uint8, sa, la), new_value("b", np.uint8, sb, lb)],
@@ -68,12 +70,13 @@ def test_quantized(spec: object) -> None:
 
 
 @pytest.mark.parametrize("spec", [quantized_binary.ADD, quantized_binary.MUL], ids=lambda s: s.op)
-def test_every_pair_of_codes(spec: object) -> None:
+def test_every_pair_of_codes(spec: Any) -> None:
     """All 65536 pairs, with scales that make exact ties and with scales that do not."""
     a, b = (v.astype(np.uint8).reshape(-1) for v in np.meshgrid(range(256), range(256)))
     rng = np.random.default_rng(2)
     with Cases(f"{spec.op} of every pair") as cases:
-        given = [(0.5, 0.25, 0.5), (1.0, 1.0, 2.0), (1.0, 1.0, 1.0), (2.0**-70, 2.0**-70, 2.0**-140)]
+        given = [(0.5, 0.25, 0.5), (1.0, 1.0, 2.0), (1.0, 1.0, 1.0)]
+        given.append((2.0**-70, 2.0**-70, 2.0**-140))
         given += [tuple(rng.uniform(1e-3, 0.1, 3)) for _ in range(12)]
         for (sa, sb, sy), (za, zb, zy) in zip(
             given, itertools.cycle([(0, 0, 0), (255, 255, 255), (128, 3, 77)])
@@ -103,7 +106,7 @@ def test_per_channel_operands_are_refused() -> None:
 
 
 @pytest.mark.parametrize("spec", float_binary.SPECS, ids=lambda s: s.op)
-def test_float(spec: object) -> None:
+def test_float(spec: Any) -> None:
     rng = np.random.default_rng(3)
     power = spec.op == "Pow"
     with Cases(spec.op) as cases:
@@ -122,7 +125,8 @@ def test_float(spec: object) -> None:
                 version=13,
             )
             # a cube is rounded twice, a reciprocal root is two operations
-            cases.node((sa, la, sb, lb), spec, node, [a, b], None, within(2.5e-7) if power else same)
+            close = within(2.5e-7) if power else same
+            cases.node((sa, la, sb, lb), spec, node, [a, b], None, close)
 
 
 @pytest.mark.parametrize("op", ["Max", "Min", "Sum"])

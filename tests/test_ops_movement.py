@@ -20,9 +20,11 @@ from qrt.ops import (
     gather,
     pad,
     reshape,
-    slice as slice_,
     split,
     transpose,
+)
+from qrt.ops import (
+    slice as slice_,
 )
 
 Array = np.ndarray[Any, Any]
@@ -51,7 +53,13 @@ def test_copy() -> None:
 
 
 def _node(
-    op: str, version: int, attrs: dict[str, Any], x: Array, rest: list[Any], layout: Any, outputs: int
+    op: str,
+    version: int,
+    attrs: dict[str, Any],
+    x: Array,
+    rest: list[Any],
+    layout: Any,
+    outputs: int,
 ) -> Node:
     values = [new_value("x", x.dtype, x.shape, layout)]
     values += [None if r is None else constant(r) for r in rest]

@@ -62,7 +62,8 @@ def _windows(x: Array, attrs: dict[str, Any]) -> list[tuple[tuple[int, ...], Arr
         for axis, (positions, _) in enumerate(picks, 2):
             part = part.take(positions, axis)
         inside = math.prod(len(p) for p, _ in picks)
-        found.append((index, part.reshape(*x.shape[:2], -1), inside, math.prod(c for _, c in picks)))
+        padded = math.prod(c for _, c in picks)
+        found.append((index, part.reshape(*x.shape[:2], -1), inside, padded))
     return found
 
 

@@ -25,7 +25,6 @@ PER_OPERATOR = 12 * MORE
 
 # valid models that qrt refuses by name; all else must run
 REFUSED = (
-    "it slides over 3 axes",
     "windows over 3 spatial axes are not supported",
     "tf_crop_and_resize that reaches outside of the input",
 )

@@ -76,13 +76,15 @@ class Node:
     origin: tuple[str, ...] = ()
     # why it has no integer form, where a quantized model might be expected to have one
     why: str = ""
+    # the ONNX operator that a machine node stands for; messages name it
+    onnx_op: str = ""
 
     @property
     def where(self) -> str:
         """How messages name this node: QLinearConv 'conv1' (#12)."""
         label = f" '{self.name}'" if self.name else ""
         number = f" (#{self.index})" if self.index >= 0 else ""
-        return f"{self.op}{label}{number}"
+        return f"{self.onnx_op or self.op}{label}{number}"
 
     def input(self, i: int) -> Value | None:
         """Input `i`, or None when it is omitted or beyond the list."""
@@ -158,6 +160,7 @@ class Graph:
                 n.version,
                 n.origin,
                 n.why,
+                n.onnx_op,
             )
             for n in self.nodes
         ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qrt.errors import ModelError
 from qrt.ir import Node, QParams, Value
 from qrt.ops.windows import resolve as resolve_windows
 from qrt.quant.affine import Array
@@ -19,8 +20,13 @@ def unfold_depth(node: Node) -> list[Node]:
     w = node.required(1)
     assert w.data is not None
     out, channels, taps = w.data.shape[:3]
-    batch, _, _, height, width = node.required(0).static_shape
-    group = int(node.attrs["group"])
+    shape, group = node.required(0).static_shape, int(node.attrs["group"])
+    if len(shape) != 5 or shape[1] != channels * group or out % group:
+        raise ModelError(
+            f"{node.where}: x must be (N, C, D, H, W) and w (M, C / group, ...) with M divisible by"
+            f" group {group}, got {list(shape)} and {list(w.data.shape)}"
+        )
+    batch, _, _, height, width = shape
     windows = resolve_windows(node, node.required(0).static_shape[2:], w.data.shape[2:])
     depth = windows.counts[0]
     build = _Builder(node)
@@ -91,6 +97,17 @@ class _Builder:
         attrs["pads"] = [*begins, *ends]
         inputs = [x, self.constant(np.ascontiguousarray(w)), *node.inputs[2:]]
         self.nodes.append(
-            Node("Conv", inputs, [y], attrs, "qrt", node.name, node.index, 1, node.origin)
+            Node(
+                "Conv",
+                inputs,
+                [y],
+                attrs,
+                "qrt",
+                node.name,
+                node.index,
+                1,
+                node.origin,
+                onnx_op=node.onnx_op,
+            )
         )
         return y

@@ -84,7 +84,7 @@ def _like(
     """A node of another operator (as of opset 13) that stands for the same ONNX node."""
     return Node(
         op, list(inputs), outputs, dict(attrs or {}), domain, node.name, node.index, 13,
-        node.origin, node.why,
+        node.origin, node.why, node.onnx_op,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     kept: list[Node] = []
     outputs = set(graph.outputs)
     for original in graph.nodes:
-        for node in resolve(original):
+        for node in _resolved(original):
             arrays = folded(node)
             if arrays is None:
                 _infer(graph, node)
@@ -35,6 +35,13 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
                 kept.extend(set_constants(node, arrays, outputs))
     graph.nodes = kept
     return graph
+
+
+def _resolved(node: Node) -> list[Node]:
+    try:
+        return resolve(node)
+    except QrtError as error:
+        at_node(error, node.where)
 
 
 def _infer(graph: Graph, node: Node) -> None:

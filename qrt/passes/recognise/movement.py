@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from qrt.errors import ModelError
 from qrt.ir import Node, QParams, Value
 from qrt.ir.attrs import AttrReader
 from qrt.passes.arithmetic import evaluate
@@ -89,8 +90,12 @@ def declined(walk: Walk, node: Node) -> str:
             roi = walk.array(node.input(1))
             if roi is None or (roi < 0).any() or (roi > 1).any():
                 return "tf_crop_and_resize fills what lies outside"
-    if node.op == "Pad" and node.input(2) is not None and walk.array(node.input(2)) is None:
-        return "its fill value is computed while the model runs"
+    if node.op == "Pad" and node.input(2) is not None:
+        fill = walk.array(node.input(2))
+        if fill is None:
+            return "its fill value is computed while the model runs"
+        if fill.size != 1:
+            raise ModelError(f"the fill value must be one number, got shape {list(fill.shape)}")
     return ""
 
 
@@ -244,5 +249,5 @@ def _twin(node: Node) -> Node:
     """A copy to be given other inputs and outputs."""
     return Node(
         node.op, [], [], dict(node.attrs), node.domain, node.name, node.index, node.version,
-        (node.name or f"{node.op}#{node.index}",),
+        (node.name or f"{node.op}#{node.index}",), onnx_op=node.onnx_op,
     )  # fmt: skip

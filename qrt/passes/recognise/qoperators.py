@@ -42,7 +42,9 @@ def qoperator(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     # QLinearSoftmax names the opset it means; axes of QLinearReduceMean are an attribute (13)
     version = AttrReader(node).int("opset", 13)
     attrs = {name: value for name, value in node.attrs.items() if name not in OWN}
-    plain = Node(spelling.op, [], node.outputs, attrs, "", node.name, node.index, version)
+    plain = Node(
+        spelling.op, [], node.outputs, attrs, "", node.name, node.index, version, onnx_op=node.op
+    )
     last = AttrReader(node).bool("channels_last", False)
     plain_views: list[View | None] = []
     for position, axis in operands_of(node):

@@ -169,7 +169,18 @@ class Walk:
             origin = tuple({n.name or n.index: _label(n) for n in nodes}.values())
             self.absorbed = []
         self.append(
-            Node(op, list(inputs), [out], attrs, domain, node.name, node.index, version, origin)
+            Node(
+                op,
+                list(inputs),
+                [out],
+                attrs,
+                domain,
+                node.name,
+                node.index,
+                version,
+                origin,
+                onnx_op=node.onnx_op or node.op,
+            )
         )
         return out
 
@@ -190,6 +201,7 @@ class Walk:
                 node.version,
                 (_label(node),),
                 why,
+                node.onnx_op,
             )
         )
         return outs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qrt.errors import ModelError
 from qrt.ir.attrs import AttrReader
 
 AUTO_PADS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
@@ -14,11 +15,12 @@ def window_attrs(attrs: AttrReader, kernel: list[int] | None = None) -> dict[str
 
     `auto_pad` SAME stays an attribute until the shapes are known.
     """
-    if kernel is None:
-        kernel = attrs.ints("kernel_shape")
-    rank = len(kernel)
+    given = attrs.ints("kernel_shape", kernel)
+    if kernel is not None and given != kernel:
+        raise ModelError(f"kernel_shape must be that of the weights, {kernel}, got {given}")
+    rank = len(given)
     found: dict[str, Any] = {
-        "kernel_shape": attrs.ints("kernel_shape", kernel, rank),
+        "kernel_shape": given,
         "strides": attrs.ints("strides", [1] * rank, rank),
         "dilations": attrs.ints("dilations", [1] * rank, rank),
         "pads": attrs.ints("pads", [0] * 2 * rank, 2 * rank),
