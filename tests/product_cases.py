@@ -17,7 +17,7 @@ import pytest
 
 from qrt.gemm.table import EPILOGUES, TILES, TileSpec, select_tile
 from qrt.ir import Node, QParams, Value
-from qrt.ops import conv, depthwise, matmul, product
+from qrt.ops import conv, depthwise, matmul, product_rows
 from qrt.program.constants import aligned_bytes
 from qrt.program.places import SLACK
 from qrt.simd.features import X86_LEVELS, active_features, detected_features, is_x86
@@ -208,9 +208,9 @@ def forced(tile: TileSpec | None, *, threads_always: bool = False) -> Iterator[N
         return tile if allowed and tile is not None else select_tile(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(product, "select_tile", choose)
+        patch.setattr(product_rows, "select_tile", choose)
         if threads_always:
-            patch.setattr(product, "THREAD_MACS", 0)
+            patch.setattr(product_rows, "THREAD_MACS", 0)
             patch.setattr(depthwise, "THREAD_MACS", 0)
         yield
 

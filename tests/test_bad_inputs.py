@@ -167,7 +167,7 @@ def work(tmp_path: Path) -> Path:
 def small() -> onnx.ModelProto:
     """Needs two kernels, soon compiled."""
     nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "y")]
-    constants = {"s": np.float32(0.02), "z": np.uint8(128)}
+    constants: dict[str, Array] = {"s": np.array(0.02, np.float32), "z": np.array(128, np.uint8)}
     return make_model(nodes, inputs=[tensor_info("x", SHAPE)], constants=constants)
 
 

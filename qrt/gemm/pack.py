@@ -25,6 +25,17 @@ def panel_widths(n: int, tile: TileSpec) -> list[int]:
     return [tile.nv] * full + ([last_width(rest, tile)] if rest else [])
 
 
+def column_positions(n: int, tile: TileSpec, epilogue: str) -> Array:
+    """Column at every position of the panels, int32 (padded,); -1 where a position is padding."""
+    parts = []
+    column = 0
+    for nv in panel_widths(n, tile):
+        order = np.array(column_order(nv, tile.lanes, epilogue), np.int32) + column
+        parts.append(np.where(order < n, order, -1).astype(np.int32))
+        column += nv * tile.lanes
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
 def panel_nbytes(taps: int, channels: int, tile: TileSpec) -> int:
     """Bytes of a full panel."""
     return taps * -(-channels // KR) * tile.nr * tile.weight_nbytes

@@ -61,7 +61,11 @@ def broadcast_rows(
 
 
 def declare_broadcast(
-    name: str, more_fields: tuple[str, ...], itemsizes: tuple[int, int, int], span: Any
+    name: str,
+    more_fields: tuple[str, ...],
+    itemsizes: tuple[int, int, int],
+    span: Any,
+    features: tuple[str, ...] = (),
 ) -> Kernel:
     """Kernel `name` whose innermost loop is `span(a, b, y, n, a_step, b_step, row)`: n outputs at
     address y, steps in elements, `row` for the values of `more_fields`."""
@@ -115,6 +119,7 @@ def declare_broadcast(
 
     # a compile worker imports the module that declares the kernel
     broadcast_kernel.__module__ = span.__module__
-    return kernel(name, (*FIELDS, *more_fields), extents, family="broadcast")(broadcast_kernel)
+    fields = (*FIELDS, *more_fields)
+    return kernel(name, fields, extents, family="broadcast", features=features)(broadcast_kernel)
 
 

@@ -17,7 +17,8 @@ from qrt.errors import ModelError
 from qrt.ir import Node
 from qrt.ops.depthwise import lower_depthwise
 from qrt.ops.pad_pixels import lower_pad_pixels
-from qrt.ops.product import finish, lower_product, read_product
+from qrt.ops.product import finish, read_product
+from qrt.ops.product_rows import lower_product
 from qrt.ops.spec import Array, Lowering, OpSpec
 
 # what a tap costs beside its dot groups (row pointers, loop ends), in dot groups of a tile

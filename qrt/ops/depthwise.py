@@ -13,7 +13,8 @@ from qrt.gemm.depthwise_table import (
     scratch_nbytes,
 )
 from qrt.ir import Node
-from qrt.ops.product import THREAD_MACS, Product, max_scaled, sum_bound, wrap_i32
+from qrt.ops.product import Product, max_scaled, sum_bound, wrap_i32
+from qrt.ops.product_rows import THREAD_MACS
 from qrt.ops.spec import Array, Lowering
 
 GEOMETRY = (
@@ -67,7 +68,9 @@ def lower_depthwise(
         **fields,
         x=program.operand(node.required(0)),
         y=program.operand(node.outputs[0]),
-        weights=program.packed((id(w), "depthwise", spec), lambda: pack_depthwise(real, spec)),
+        weights=program.packed(
+            (id(w), "depthwise", spec, zero_points.tobytes()), lambda: pack_depthwise(real, spec)
+        ),
         columns=program.constant(
             pack_depthwise_columns(channels, spec, bias, product.multiplier)
         ),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from qrt.errors import ModelError
 from qrt.ir import Node
-from qrt.ops.product import finish, lower_product, read_product
+from qrt.ops.product import finish, read_product
+from qrt.ops.product_rows import lower_computed_product, lower_product
 from qrt.ops.spec import Array, Lowering, OpSpec
 
 
@@ -59,56 +61,40 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
 
 def lower(node: Node, program: Lowering) -> None:
     x2, w2, batch = _shapes(node)
-    w = node.required(1).data
-    assert w is not None
+    right = node.required(1)
     product = read_product(node, w2[-1])
     x, y = program.operand(node.required(0)), program.operand(node.outputs[0])
     itemsize = 1 if product.y is not None else 4
-    weights = w.reshape(w2)
-    if all(d == 1 for d in w2[:-2]):
+    k, n = w2[-2:]
+    count = math.prod(w2[:-2])
+    if count == 1:
         # one matrix: all rows of the batch are one product
-        m = int(np.prod(x2[:-1]))
-        jobs = [(0, weights.reshape(w2[-2:]), 0)]
+        m = math.prod(x2[:-1])
+        jobs = [(0, 0)]
     else:
         m = x2[-2]
-        xi = np.broadcast_to(np.arange(int(np.prod(x2[:-2]))).reshape(x2[:-2]), batch).reshape(-1)
-        flat = weights.reshape(-1, *w2[-2:])
-        wi = np.broadcast_to(np.arange(len(flat)).reshape(w2[:-2]), batch).reshape(-1)
-        jobs = [(int(i), flat[j], int(j)) for i, j in zip(xi, wi, strict=True)]
-    for number, (x_index, matrix, w_index) in enumerate(jobs):
-        n, k = matrix.shape[1], matrix.shape[0]
-        geometry = {
-            "batch": 1,
-            "height": 1,
-            "width": m,
-            "out_height": 1,
-            "out_width": m,
-            "kernel_h": 1,
-            "kernel_w": 1,
-            "stride_h": 1,
-            "stride_w": 1,
-            "pad_h": 0,
-            "pad_w": 0,
-            "dilation_h": 1,
-            "dilation_w": 1,
-            "x_pixel": k,
-            "x_row": 0,
-            "x_image": 0,
-            "x_group": 0,
-            "y_pixel": n * itemsize,
-        }
+        xi = np.broadcast_to(np.arange(math.prod(x2[:-2])).reshape(x2[:-2]), batch).reshape(-1)
+        wi = np.broadcast_to(np.arange(count).reshape(w2[:-2]), batch).reshape(-1)
+        jobs = [(int(i), int(j)) for i, j in zip(xi, wi, strict=True)]
+    geometry = _GEOMETRY | {"width": m, "out_width": m, "x_pixel": k, "y_pixel": n * itemsize}
+    for number, (x_index, w_index) in enumerate(jobs):
+        x_at, y_at = x.at(x_index * m * k), y.at(number * m * n * itemsize)
+        if right.data is None:
+            w_at = program.operand(right).at(w_index * k * n)
+            lower_computed_product(node, program, w_at, product, geometry, x_at, y_at, k, n)
+            continue
+        matrix = right.data.reshape(count, k, n)[w_index]
         packed = np.ascontiguousarray(matrix.T)[:, None, :]
-        lower_product(
-            node,
-            program,
-            packed,
-            (id(w), "matmul", w_index),
-            product,
-            1,
-            geometry,
-            x.at(x_index * m * k),
-            y.at(number * m * n * itemsize),
-        )
+        key = (id(right.data), "matmul", w_index)
+        lower_product(node, program, packed, key, product, 1, geometry, x_at, y_at)
+
+
+# a matrix product is a 1x1 convolution over one line of pixels
+_GEOMETRY = {
+    "batch": 1, "height": 1, "out_height": 1, "kernel_h": 1, "kernel_w": 1, "stride_h": 1,
+    "stride_w": 1, "pad_h": 0, "pad_w": 0, "dilation_h": 1, "dilation_w": 1, "x_row": 0,
+    "x_image": 0, "x_group": 0,
+}  # fmt: skip
 
 
 SPEC = OpSpec("MatMul", "qrt", infer, reference, lower, layout="row_major")

@@ -39,7 +39,7 @@ def evaluate(
         run_node(Node.from_proto(proto, opsets), values)
     if intermediates:
         wanted = list(values)
-    return {name: np.ascontiguousarray(real(values[name])) for name in wanted}
+    return {name: np.asarray(real(values[name]), order="C") for name in wanted}
 
 
 def run_node(node: Node, values: dict[str, Value]) -> None:

@@ -1,0 +1,97 @@
+"""Pack computed weights while the program runs: what `pack_weights` does before it.
+
+The bias of the product's columns is corrected by the sums of the weights, which are known only now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from qrt.jit.declare import Extent, kernel, slots
+from qrt.simd.memory import as_i8, as_i16, as_i32, operand
+
+FIELDS = (
+    "w",  # int8 (k, n)
+    "panels",
+    "columns",
+    "template",  # the columns with the bias not yet corrected
+    "order",  # int32 (padded,): column at every position of the panels, -1 for padding
+    "k",
+    "n",
+    "padded",  # columns of all panels
+    "nr",  # columns of a full panel
+    "lanes",
+    "weight_nbytes",  # 4: bytes k0 k1 k2 k3; 8: int16 pairs (k0, k2) of all lanes, then (k1, k3)
+    "x_zero_point",
+)
+(
+    W, PANELS, COLUMNS, TEMPLATE, ORDER, K, N, PADDED, NR, LANES, WEIGHT_NBYTES, X_ZERO_POINT,
+) = slots(FIELDS)  # fmt: skip
+LIMIT = 2**31
+
+
+def extents(row: Mapping[str, int]) -> list[Extent]:
+    """w in full, every panel and every column in full."""
+    for name in ("k", "n", "padded", "nr", "lanes"):
+        if not 0 <= row[name] < LIMIT:
+            raise ValueError(f"{name} must be between 0 and {LIMIT}, got {row[name]}")
+    if row["weight_nbytes"] not in (4, 8):
+        raise ValueError(f"weight_nbytes must be 4 or 8, got {row['weight_nbytes']}")
+    lanes, nr, padded = row["lanes"], row["nr"], row["padded"]
+    if not lanes or not nr or nr % lanes or padded % lanes:
+        raise ValueError(f"panels of {nr} columns and {padded} columns are not whole vectors")
+    if row["n"] > padded:
+        raise ValueError(f"{row['n']} columns do not fit into {padded}")
+    groups = -(-row["k"] // 4)
+    return [
+        Extent("w", row["k"] * row["n"]),
+        Extent("panels", padded * groups * row["weight_nbytes"], writes=True),
+        Extent("columns", 16 * padded, writes=True),
+        Extent("template", 16 * padded),
+        Extent("order", 4 * padded),
+    ]
+
+
+@kernel("gemm_pack_s8", FIELDS, extents, family="gemm_pack")
+def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+    w = as_i8(operand(row, W, arena, constants))
+    panels = operand(row, PANELS, arena, constants)
+    columns = operand(row, COLUMNS, arena, constants)
+    template = operand(row, TEMPLATE, arena, constants)
+    order = as_i32(operand(row, ORDER, arena, constants))
+    k, n, padded, nr, lanes = row[K], row[N], row[PADDED], row[NR], row[LANES]
+    groups = (k + 3) // 4
+    wide = row[WEIGHT_NBYTES] == 8
+    for position in range(padded * thread // threads, padded * (thread + 1) // threads):
+        column = order[position]
+        is_padding = column < 0 or column >= n
+        panel = position // nr
+        inside = position - panel * nr
+        width = min(nr, padded - panel * nr)  # columns of this panel
+        vector = inside // lanes
+        lane = inside - vector * lanes
+        base = panels + panel * nr * groups * row[WEIGHT_NBYTES]
+        total = 0
+        for g in range(groups):
+            at = base + (g * width + vector * lanes) * row[WEIGHT_NBYTES]
+            for i in range(4):
+                value = 0
+                if not is_padding and g * 4 + i < k:
+                    value = w[(g * 4 + i) * n + column]
+                total += value
+                if wide:
+                    half = i % 2
+                    as_i16(at + ((half * lanes + lane) * 2 + i // 2) * 2)[0] = np.int16(value)
+                else:
+                    as_i8(at + lane * 4 + i)[0] = np.int8(value)
+        # four arrays of the panel's width: bias, multiplier, -w_zero_point, float bias
+        source = as_i32(template + panel * nr * 16)
+        target = as_i32(columns + panel * nr * 16)
+        for i in range(4):
+            target[i * width + inside] = source[i * width + inside]
+        correction = row[X_ZERO_POINT] * (total + k * source[2 * width + inside])
+        if not is_padding:
+            target[inside] = np.int32(source[inside] - correction)
+    return 0

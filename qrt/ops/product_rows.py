@@ -1,0 +1,200 @@
+"""The rows of a product: which tile, packed weights, row sums, and the product itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qrt.errors import UnsupportedError
+from qrt.gemm.driver import PRODUCTS, row_sums_kernel
+from qrt.gemm.extents import rows_nbytes
+from qrt.gemm.pack import KR, column_positions, pack_columns, pack_weights, panel_nbytes
+from qrt.gemm.pack_kernel import pack_kernel
+from qrt.gemm.table import TileSpec, padded_columns, select_tile
+from qrt.ir import Node
+from qrt.ops.product import Product, max_scaled, sum_bound, weight_sums, wrap_i32
+from qrt.ops.spec import Array, Lowering, Operand
+
+# panels that stay in L2 while the rows of x go by: half of a 1 MiB L2, the rest is x and y
+L2_NBYTES = 512 * 1024
+# below this many multiply-adds a barrier and a cold second core cost more than they bring
+THREAD_MACS = 64 * 1024
+
+
+def lower_product(
+    node: Node,
+    program: Lowering,
+    w: Array,
+    key: tuple[object, ...],
+    product: Product,
+    groups: int,
+    geometry: dict[str, int],
+    x: Operand,
+    y: Operand,
+) -> None:
+    """Emit the rows of a product with constant weights.
+
+    w is (groups * n, taps, channels) int8; `geometry` holds the driver's fields from batch to
+    x_group and y_pixel. `key` names the weights for the session's store of packed weights.
+    """
+    total, taps, channels = w.shape
+    n = total // groups
+    m = _outputs(geometry)
+    bound = sum_bound(w, product)
+    _check_bound(node, bound, taps * channels)
+    if not (m and n and groups):
+        return
+    tile = _tile(m, n, taps * -(-channels // KR), product, bound, program.features)
+    corrected = wrap_i32(product.bias - int(product.x.zero_point) * weight_sums(w, product))
+
+    def panels() -> Array:
+        split = w.reshape(groups, n, taps, channels)
+        return np.concatenate([pack_weights(part, tile, product.epilogue) for part in split])
+
+    emit_product(
+        program,
+        product,
+        tile,
+        groups,
+        geometry | {"channels": channels, "n": n},
+        x,
+        y,
+        panels=program.packed((*key, groups, tile, product.epilogue), panels),
+        columns=program.constant(_columns(product, corrected, tile, groups, n)),
+    )
+
+
+def lower_computed_product(
+    node: Node,
+    program: Lowering,
+    w: Operand,
+    product: Product,
+    geometry: dict[str, int],
+    x: Operand,
+    y: Operand,
+    k: int,
+    n: int,
+) -> None:
+    """Emit the rows of a product whose weights (k, n) int8 are computed: they are packed first."""
+    reach = max(int(product.x.zero_point), 255 - int(product.x.zero_point))
+    furthest = int(np.abs(product.w_zero_point.astype(np.int64)).max(initial=0)) + 128
+    bound = np.full(n, k * reach * furthest) + np.abs(product.bias.astype(np.int64))
+    m = _outputs(geometry)
+    _check_bound(node, bound, k)
+    if not (m and n):
+        return
+    tile = _tile(m, n, -(-k // KR), product, bound, program.features)
+    padded = padded_columns(n, tile)
+    panels = program.scratch(padded * -(-k // KR) * tile.weight_nbytes)
+    columns = program.scratch(16 * padded)
+    program.emit(
+        pack_kernel,
+        w=w,
+        panels=panels,
+        columns=columns,
+        template=program.constant(_columns(product, wrap_i32(product.bias), tile, 1, n)),
+        order=program.constant(column_positions(n, tile, product.epilogue)),
+        k=k,
+        n=n,
+        padded=padded,
+        nr=tile.nr,
+        lanes=tile.lanes,
+        weight_nbytes=tile.weight_nbytes,
+        x_zero_point=int(product.x.zero_point),
+    )
+    fields = geometry | {"channels": k, "n": n}
+    emit_product(program, product, tile, 1, fields, x, y, panels=panels, columns=columns)
+
+
+def emit_product(
+    program: Lowering,
+    product: Product,
+    tile: TileSpec,
+    groups: int,
+    geometry: dict[str, int],
+    x: Operand,
+    y: Operand,
+    *,
+    panels: Operand,
+    columns: Operand,
+) -> None:
+    """Emit the product by `tile`, after the row sums where a weight zero point is not 0."""
+    m, n, channels = _outputs(geometry), geometry["n"], geometry["channels"]
+    taps = geometry["kernel_h"] * geometry["kernel_w"]
+    zero_point = int(product.x.zero_point)
+    limits = [0 if product.y is None else int(product.y.zero_point), product.qmin, product.qmax, 0]
+    threads = program.threads() if m * n * groups * taps * channels >= THREAD_MACS else 1
+    fields = geometry | {
+        "y_group": n * (4 if product.y is None else 1),
+        "groups": groups,
+        "block": max(1, L2_NBYTES // max(panel_nbytes(taps, channels, tile), 1)),
+        "max_threads": threads,
+    }
+    pad = program.constant(np.full(channels + 4, zero_point, np.uint8))
+    has_sums = bool(product.w_zero_point.any())
+    sums: Operand | int = 0
+    if has_sums:
+        sums = program.scratch(4 * m * groups)
+        program.emit(
+            row_sums_kernel,
+            **(fields | {"has_sums": 0}),
+            x=x,
+            y=sums,
+            panels=0,
+            columns=0,
+            sums=0,
+            pad=pad,
+            limits=0,
+            rows=program.scratch(threads * rows_nbytes(taps, 1)),
+        )
+    program.emit(
+        PRODUCTS[tile, product.epilogue],
+        **(fields | {"has_sums": int(has_sums)}),
+        x=x,
+        y=y,
+        panels=panels,
+        columns=columns,
+        sums=sums,
+        pad=pad,
+        limits=program.constant(np.array(limits, np.int32)),
+        rows=program.scratch(threads * rows_nbytes(taps, tile.mr)),
+    )
+
+
+def _outputs(geometry: dict[str, int]) -> int:
+    return geometry["batch"] * geometry["out_height"] * geometry["out_width"]
+
+
+def _check_bound(node: Node, bound: Array, terms: int) -> None:
+    if (bound >= 2**31).any():
+        raise UnsupportedError(
+            f"{node.where}: sums over {terms} products can pass int32 (up to {int(bound.max())})"
+        )
+
+
+def _tile(
+    m: int, n: int, k: int, product: Product, bound: Array, features: frozenset[str]
+) -> TileSpec:
+    """The table's choice, or the portable tile when a precondition does not hold."""
+    tile = select_tile(m, n, k, features)
+    limit = PRODUCTS[tile, product.epilogue].preconditions.get("max_scaled")
+    if limit is not None and product.y is not None and max_scaled(bound, product) >= limit:
+        return select_tile(m, n, k, frozenset())
+    return tile
+
+
+def _columns(product: Product, bias: Array, tile: TileSpec, groups: int, n: int) -> Array:
+    """The column parameters of every group, one after the other."""
+
+    def per_group(values: Any) -> Array:
+        return np.broadcast_to(values, groups * n).reshape(groups, n)
+
+    parts = zip(
+        per_group(bias),
+        per_group(product.multiplier),
+        per_group(product.w_zero_point),
+        per_group(product.float_bias),
+        strict=True,
+    )
+    return np.concatenate([pack_columns(n, tile, product.epilogue, *part) for part in parts])
