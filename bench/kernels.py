@@ -30,7 +30,7 @@ from bench.layers import LAYERS, Layer, layer_graph, layer_inputs
 from bench.machine import dot_rate, stream_rate
 from qrt.gemm.limits import DOT_LIMITS
 from qrt.gemm.table import TILES, TileSpec, select_tile
-from qrt.ops import product
+from qrt.ops import product_rows
 from qrt.program.builder import build_program
 from qrt.simd.features import active_features
 from qrt.vm.executor import Executor
@@ -143,7 +143,7 @@ def forced_tile(tile: TileSpec) -> AbstractContextManager[Any]:
     def choose(*args: Any) -> TileSpec:
         return tile if set(tile.features) <= args[-1] else select_tile(*args)
 
-    return patch.object(product, "select_tile", choose)
+    return patch.object(product_rows, "select_tile", choose)
 
 
 def measure_all(

@@ -64,11 +64,12 @@ def declare_broadcast(
     name: str,
     more_fields: tuple[str, ...],
     itemsizes: tuple[int, int, int],
+    read: Any,
     span: Any,
     features: tuple[str, ...] = (),
 ) -> Kernel:
-    """Kernel `name` whose innermost loop is `span(a, b, y, n, a_step, b_step, row)`: n outputs at
-    address y, steps in elements, `row` for the values of `more_fields`."""
+    """Kernel `name` whose innermost loop is `span(a, b, y, n, a_step, b_step, values)`: n outputs at
+    address y, steps in elements, `values` what `read(row)` made of `more_fields`, once per call."""
     a_itemsize, b_itemsize, y_itemsize = itemsizes
 
     def extents(row: Mapping[str, int]) -> list[Extent]:
@@ -83,38 +84,37 @@ def declare_broadcast(
         a = operand(row, A, arena, constants)
         b = operand(row, B, arena, constants)
         y = operand(row, Y, arena, constants)
-        n = row[N3]
-        start, stop = share(row[N0] * row[N1] * row[N2] * n, thread, threads, GRAIN)
-        if start >= stop:
-            return 0
-        r = start // n
-        i2 = r % row[N2]
-        i1 = r // row[N2] % row[N1]
-        i0 = r // row[N2] // row[N1]
+        values = read(row)
+        n1, n2, n = row[N1], row[N2], row[N3]
+        a_step, b_step = row[A3], row[B3]
+        a_row, b_row = a_itemsize * row[A2], b_itemsize * row[B2]
+        start, stop = share(row[N0] * n1 * n2 * n, thread, threads, GRAIN)
         i = start
         while i < stop:
+            # one block of n2 rows, or what this thread has of it
+            r = i // n
+            i2 = r % n2
+            i1 = r // n2 % n1
+            i0 = r // n2 // n1
+            at_a = a + a_itemsize * (i0 * row[A0] + i1 * row[A1]) + i2 * a_row
+            at_b = b + b_itemsize * (i0 * row[B0] + i1 * row[B1]) + i2 * b_row
             first = i - r * n
-            count = min(stop - i, n - first)
-            at_a = i0 * row[A0] + i1 * row[A1] + i2 * row[A2] + first * row[A3]
-            at_b = i0 * row[B0] + i1 * row[B1] + i2 * row[B2] + first * row[B3]
-            span(
-                a + a_itemsize * at_a,
-                b + b_itemsize * at_b,
-                y + y_itemsize * i,
-                count,
-                row[A3],
-                row[B3],
-                row,
-            )
-            i += count
-            r += 1
-            i2 += 1
-            if i2 == row[N2]:
-                i2 = 0
-                i1 += 1
-                if i1 == row[N1]:
-                    i1 = 0
-                    i0 += 1
+            while i2 < n2 and i < stop:
+                count = min(stop - i, n - first)
+                span(
+                    at_a + a_itemsize * first * a_step,
+                    at_b + b_itemsize * first * b_step,
+                    y + y_itemsize * i,
+                    count,
+                    a_step,
+                    b_step,
+                    values,
+                )
+                i += count
+                first = np.int64(0)
+                at_a += a_row
+                at_b += b_row
+                i2 += 1
         return 0
 
     # a compile worker imports the module that declares the kernel

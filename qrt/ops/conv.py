@@ -20,6 +20,7 @@ from qrt.ops.pad_pixels import lower_pad_pixels
 from qrt.ops.product import finish, read_product
 from qrt.ops.product_rows import lower_product
 from qrt.ops.spec import Array, Lowering, OpSpec
+from qrt.ops.windows import check_numbers
 
 # what a tap costs beside its dot groups (row pointers, loop ends), in dot groups of a tile
 TAP_GROUPS = 0.5
@@ -46,13 +47,13 @@ def parse(node: Node) -> Geometry:
     rank = len(x) - 2
     if rank not in (1, 2) or len(w) != rank + 2:
         raise ModelError(
-            f"{node.where}: x must be (N, C, L) or (N, C, H, W) and w of the same rank,"
+            f"x must be (N, C, L) or (N, C, H, W) and w of the same rank,"
             f" got {list(x)} and {list(w)}"
         )
     group = int(node.attrs.get("group", 1))
     if group < 1 or x[1] != w[1] * group or w[0] % group:
         raise ModelError(
-            f"{node.where}: x has {x[1]} channels and w is {list(w)}: with group {group} w must be"
+            f"x has {x[1]} channels and w is {list(w)}: with group {group} w must be"
             " (M, C / group, ...) with M divisible by group"
         )
     one = (1,) * rank
@@ -60,12 +61,8 @@ def parse(node: Node) -> Geometry:
     dilations = tuple(node.attrs.get("dilations") or one)
     pads = tuple(node.attrs.get("pads") or (0,) * (2 * rank))
     if len(strides) != rank or len(dilations) != rank or len(pads) != 2 * rank:
-        raise ModelError(f"{node.where}: strides, dilations and pads must have rank {rank}")
-    if min(strides + dilations) < 1 or min(pads) < 0:
-        raise ModelError(
-            f"{node.where}: strides and dilations must be positive and pads not negative,"
-            f" got {strides}, {dilations}, {pads}"
-        )
+        raise ModelError(f"strides, dilations and pads must have rank {rank}")
+    check_numbers(w[2:], strides, dilations, pads)
     out = tuple(
         max(0, (x[2 + i] + pads[i] + pads[rank + i] - dilations[i] * (w[2 + i] - 1) - 1)
             // strides[i] + 1)
@@ -172,7 +169,7 @@ def lower(node: Node, program: Lowering) -> None:
             "x_image": g.channels * width * height,
         }
     lower_product(
-        node, program, weights, key, product, g.group, geometry, source, program.operand(y)
+        program, weights, key, product, g.group, geometry, source, program.operand(y)
     )
 
 

@@ -36,37 +36,42 @@ def emit_fixed_add(
     return True
 
 
+@helper
+def _read(row):  # type: ignore[no-untyped-def]
+    return row[HIGH], row[LOW], row[C_HIGH], row[C_LOW], row[SHIFT], row[QMIN], row[QMAX]
+
+
 def _declare(suffix: str, width: int, block: Any, features: tuple[str, ...]) -> Kernel:
     @helper
-    def span(a, b, y, n, a_step, b_step, row):  # type: ignore[no-untyped-def]
-        high, low = row[HIGH], row[LOW]
-        qmin, qmax = row[QMIN], row[QMAX]
+    def span(a, b, y, n, a_step, b_step, values):  # type: ignore[no-untyped-def]
+        high, low, c_high, c_low, shift, qmin, qmax = values
         i = 0
-        if a_step == 1 and b_step == 1:
-            while i + width <= n:
-                block(
-                    a + i,
-                    b + i,
-                    y + i,
-                    np.int32(high),
-                    np.int32(low),
-                    np.int32(row[C_HIGH]),
-                    np.int32(row[C_LOW]),
-                    np.int32(row[SHIFT]),
-                    np.uint8(qmin),
-                    np.uint8(qmax),
-                )
-                i += width
+        while i < n and n >= width and a_step == 1 and b_step == 1:
+            at = min(i, n - width)  # the last block may overlap
+            block(
+                a + at,
+                b + at,
+                y + at,
+                np.int32(high),
+                np.int32(low),
+                np.int32(c_high),
+                np.int32(c_low),
+                np.int32(shift),
+                np.uint8(qmin),
+                np.uint8(qmax),
+            )
+            i += width
         ma = (high & 0xFFFF) << LOW_BITS | (low & 0xFFFF)
         mb = (high >> 16 & 0xFFFF) << LOW_BITS | (low >> 16 & 0xFFFF)
-        c = (row[C_HIGH] << LOW_BITS) + row[C_LOW]
-        bits = row[SHIFT] + LOW_BITS
+        c = (c_high << LOW_BITS) + c_low
+        bits = shift + LOW_BITS
         while i < n:
             q = (as_u8(a)[i * a_step] * ma + as_u8(b)[i * b_step] * mb + c) >> bits
             as_u8(y)[i] = np.uint8(min(max(q, qmin), qmax))
             i += 1
 
-    return declare_broadcast(f"add_u8_fixed_{suffix}", MORE_FIELDS, (1, 1, 1), span, features)
+    name = f"add_u8_fixed_{suffix}"
+    return declare_broadcast(name, MORE_FIELDS, (1, 1, 1), _read, span, features)
 
 
 KERNELS = (

@@ -133,9 +133,14 @@ def _check_exponent(value: Value) -> None:
         raise UnsupportedError(f"the exponent of Pow must be constant, one of {EXPONENTS}")
 
 
+@helper
+def _no_values(row):  # type: ignore[no-untyped-def]
+    return 0
+
+
 def _declare(op: str, function: Callable[..., Any]) -> Kernel:
     @helper
-    def span(a, b, y, n, a_step, b_step, row):  # type: ignore[no-untyped-def]
+    def span(a, b, y, n, a_step, b_step, values):  # type: ignore[no-untyped-def]
         pa = as_f32(a)
         pb = as_f32(b)
         out = as_f32(y)
@@ -154,7 +159,7 @@ def _declare(op: str, function: Callable[..., Any]) -> Kernel:
             for i in range(n):
                 out[i] = function(pa[i * a_step], pb[i * b_step])
 
-    return declare_broadcast(f"{op.lower()}_f32", (), (4, 4, 4), span)
+    return declare_broadcast(f"{op.lower()}_f32", (), (4, 4, 4), _no_values, span)
 
 
 KERNELS = {op: _declare(op, function) for op, function in BINARY.items()}

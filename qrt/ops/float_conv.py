@@ -41,6 +41,9 @@ def parse(node: Node) -> tuple[Windows, int]:
         raise ModelError(f"kernel_shape {list(kernel_shape)} must be that of the weights {list(w)}")
     if group < 1 or x[1] != w[1] * group or w[0] % group:
         raise ModelError(f"group {group} does not fit x {list(x)} and weights {list(w)}")
+    bias = node.input(2)
+    if bias is not None and bias.static_shape != (w[0],):
+        raise ModelError(f"bias must have shape [{w[0]}], got {list(bias.static_shape)}")
     return resolve(node, x[2:], w[2:]), group
 
 

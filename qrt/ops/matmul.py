@@ -18,19 +18,19 @@ def _shapes(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ..
     """Shapes of x and w with both axes there, and of the batch; raises ModelError."""
     x, w = node.required(0).static_shape, node.required(1).static_shape
     if not x or not w:
-        raise ModelError(f"{node.where}: operands must not be scalars, got {list(x)}, {list(w)}")
+        raise ModelError(f"operands must not be scalars, got {list(x)}, {list(w)}")
     x2 = (1, *x) if len(x) == 1 else x
     w2 = (*w, 1) if len(w) == 1 else w
     if x2[-1] != w2[-2]:
         raise ModelError(
-            f"{node.where}: the last axis of x must equal the last but one of w,"
+            f"the last axis of x must equal the last but one of w,"
             f" got {list(x)} and {list(w)}"
         )
     try:
         batch = np.broadcast_shapes(x2[:-2], w2[:-2])
     except ValueError:
         raise ModelError(
-            f"{node.where}: batch axes do not broadcast: {list(x)} and {list(w)}"
+            f"batch axes do not broadcast: {list(x)} and {list(w)}"
         ) from None
     return x2, w2, batch
 
@@ -81,12 +81,12 @@ def lower(node: Node, program: Lowering) -> None:
         x_at, y_at = x.at(x_index * m * k), y.at(number * m * n * itemsize)
         if right.data is None:
             w_at = program.operand(right).at(w_index * k * n)
-            lower_computed_product(node, program, w_at, product, geometry, x_at, y_at, k, n)
+            lower_computed_product(program, w_at, product, geometry, x_at, y_at, k, n)
             continue
         matrix = right.data.reshape(count, k, n)[w_index]
         packed = np.ascontiguousarray(matrix.T)[:, None, :]
         key = (id(right.data), "matmul", w_index)
-        lower_product(node, program, packed, key, product, 1, geometry, x_at, y_at)
+        lower_product(program, packed, key, product, 1, geometry, x_at, y_at)
 
 
 # a matrix product is a 1x1 convolution over one line of pixels

@@ -57,7 +57,7 @@ def _per_channel(node: Node, name: str, value: Value | None, n: int, dtype: type
     if value is None:
         return np.zeros(n, dtype)
     if value.data is None:
-        raise UnsupportedError(f"{node.where}: {name} must be constant, {value.name!r} is computed")
+        raise UnsupportedError(f"{name} must be constant, {value.name!r} is computed")
     return value.data.reshape(-1)
 
 

@@ -12,7 +12,6 @@ from qrt.gemm.extents import rows_nbytes
 from qrt.gemm.pack import KR, column_positions, pack_columns, pack_weights, panel_nbytes
 from qrt.gemm.pack_kernel import pack_kernel
 from qrt.gemm.table import TileSpec, padded_columns, select_tile
-from qrt.ir import Node
 from qrt.ops.product import Product, max_scaled, sum_bound, weight_sums, wrap_i32
 from qrt.ops.spec import Array, Lowering, Operand
 
@@ -23,7 +22,6 @@ THREAD_MACS = 64 * 1024
 
 
 def lower_product(
-    node: Node,
     program: Lowering,
     w: Array,
     key: tuple[object, ...],
@@ -42,7 +40,7 @@ def lower_product(
     n = total // groups
     m = _outputs(geometry)
     bound = sum_bound(w, product)
-    _check_bound(node, bound, taps * channels)
+    _check_bound(bound, taps * channels)
     if not (m and n and groups):
         return
     tile = _tile(m, n, taps * -(-channels // KR), product, bound, program.features)
@@ -66,7 +64,6 @@ def lower_product(
 
 
 def lower_computed_product(
-    node: Node,
     program: Lowering,
     w: Operand,
     product: Product,
@@ -81,7 +78,7 @@ def lower_computed_product(
     furthest = int(np.abs(product.w_zero_point.astype(np.int64)).max(initial=0)) + 128
     bound = np.full(n, k * reach * furthest) + np.abs(product.bias.astype(np.int64))
     m = _outputs(geometry)
-    _check_bound(node, bound, k)
+    _check_bound(bound, k)
     if not (m and n):
         return
     tile = _tile(m, n, -(-k // KR), product, bound, program.features)
@@ -166,10 +163,10 @@ def _outputs(geometry: dict[str, int]) -> int:
     return geometry["batch"] * geometry["out_height"] * geometry["out_width"]
 
 
-def _check_bound(node: Node, bound: Array, terms: int) -> None:
+def _check_bound(bound: Array, terms: int) -> None:
     if (bound >= 2**31).any():
         raise UnsupportedError(
-            f"{node.where}: sums over {terms} products can pass int32 (up to {int(bound.max())})"
+            f"sums over {terms} products can pass int32 (up to {int(bound.max())})"
         )
 
 

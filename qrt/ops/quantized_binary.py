@@ -102,33 +102,41 @@ def _dequantize16(q, zero_point, scale):  # type: ignore[no-untyped-def]
     return mul_f32x16(centered, splat_f32x16(scale))
 
 
+@helper
+def _read(row):  # type: ignore[no-untyped-def]
+    return (
+        row_f32(row, A_SCALE),
+        row_f32(row, B_SCALE),
+        row_f32(row, Y_SCALE),
+        row_f32(row, LOW),
+        row_f32(row, HIGH),
+        np.int32(row[A_ZERO_POINT]),
+        np.int32(row[B_ZERO_POINT]),
+        np.int32(row[Y_ZERO_POINT]),
+    )
+
+
 def _declare(op: str, scalar_op: Callable[..., Any], vector_op: Any) -> Kernel:
     @helper
-    def span(a, b, y, n, a_step, b_step, row):  # type: ignore[no-untyped-def]
-        a_scale = row_f32(row, A_SCALE)
-        b_scale = row_f32(row, B_SCALE)
-        y_scale = row_f32(row, Y_SCALE)
-        low = row_f32(row, LOW)
-        high = row_f32(row, HIGH)
-        a_zero_point = np.int32(row[A_ZERO_POINT])
-        b_zero_point = np.int32(row[B_ZERO_POINT])
-        y_zero_point = np.int32(row[Y_ZERO_POINT])
+    def span(a, b, y, n, a_step, b_step, values):  # type: ignore[no-untyped-def]
+        a_scale, b_scale, y_scale, low, high, a_zero_point, b_zero_point, y_zero_point = values
         i = 0
-        if a_step <= 1 and b_step <= 1 and a_step >= 0 and b_step >= 0:
+        if a_step <= 1 and b_step <= 1 and a_step >= 0 and b_step >= 0 and n >= 16:
             qa = splat_i32x16(np.int32(as_u8(a)[0]))
             qb = splat_i32x16(np.int32(as_u8(b)[0]))
-            while i + 16 <= n:
+            while i < n:
+                at = min(i, n - 16)  # the last block may overlap
                 if a_step == 1:
-                    qa = load_u8_as_i32x16(a + i)
+                    qa = load_u8_as_i32x16(a + at)
                 if b_step == 1:
-                    qb = load_u8_as_i32x16(b + i)
+                    qb = load_u8_as_i32x16(b + at)
                 ra = _dequantize16(qa, a_zero_point, a_scale)
                 rb = _dequantize16(qb, b_zero_point, b_scale)
                 t = div_f32x16(vector_op(ra, rb), splat_f32x16(y_scale))
                 q = quantize_u8x16(
                     t, splat_f32x16(low), splat_f32x16(high), splat_i32x16(y_zero_point)
                 )
-                store_u8x16(y + i, q)
+                store_u8x16(y + at, q)
                 i += 16
         while i < n:
             ra1 = np.float32(sub32(np.int32(as_u8(a)[i * a_step]), a_zero_point)) * a_scale
@@ -136,7 +144,7 @@ def _declare(op: str, scalar_op: Callable[..., Any], vector_op: Any) -> Kernel:
             as_u8(y)[i] = quantize_u8(scalar_op(ra1, rb1) / y_scale, low, high, y_zero_point)
             i += 1
 
-    return declare_broadcast(f"{op.lower()}_u8", MORE_FIELDS, (1, 1, 1), span)
+    return declare_broadcast(f"{op.lower()}_u8", MORE_FIELDS, (1, 1, 1), _read, span)
 
 
 KERNELS = {

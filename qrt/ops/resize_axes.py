@@ -170,8 +170,9 @@ def _coordinates(
     if transform == "half_pixel_symmetric":
         adjustment = resized / (scale * size)
         offset = size / 2 * (1 - adjustment)
-        return offset + (x + HALF) / scale - HALF
+        # float64, as ONNX Runtime has it: ties of the nearest modes depend on it
+        return (offset + (x.astype(np.float64) + 0.5) / np.float64(scale) - 0.5).astype(F32)
     start, end = region
     if resized_length > 1:
         return start * (size - 1) + x * (end - start) * (size - 1) / (resized - 1)
-    return np.full_like(x, HALF * (start + end) * (size - 1))
+    return np.full_like(x, F32(0.5 * np.float64(start + end) * np.float64(size - 1)))

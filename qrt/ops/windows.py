@@ -6,7 +6,7 @@ One spatial axis is two with a height of 1.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +88,10 @@ class Windows:
         return total
 
 
+# of a kernel, stride, dilation or pad; products of several stay inside int64
+MAX_NUMBER = 2**20
+
+
 def parse(node: Node) -> Windows:
     """Windows of a pooling (ONNX MaxPool, AveragePool; the qrt forms have the same attributes)."""
     spatial = node.required(0).static_shape[2:]
@@ -105,12 +109,7 @@ def resolve(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> Wi
     pads = attrs.ints("pads", (0,) * 2 * rank, 2 * rank)
     auto_pad = attrs.string("auto_pad", "NOTSET", ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"))
     ceil_mode = bool(node.attrs.get("ceil_mode", 0))
-    for name, numbers, least in (
-        ("kernel_shape", kernel, 1), ("strides", strides, 1), ("dilations", dilations, 1),
-        ("pads", pads, 0),
-    ):  # fmt: skip
-        if any(v < least for v in numbers):
-            raise ModelError(f"{name} must be at least {least}, got {list(numbers)}")
+    check_numbers(kernel, strides, dilations, pads)
     begins, ends, counts = [], [], []
     for i, size in enumerate(spatial):
         extent = (kernel[i] - 1) * dilations[i] + 1
@@ -136,6 +135,20 @@ def resolve(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> Wi
     return Windows(
         tuple(spatial), kernel, strides, dilations, tuple(begins), tuple(ends), tuple(counts)
     )
+
+
+def check_numbers(
+    kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], pads: Sequence[int]
+) -> None:
+    """Raise ModelError when a number of a window is out of range."""
+    for name, numbers, least in (
+        ("kernel_shape", kernel, 1), ("strides", strides, 1), ("dilations", dilations, 1),
+        ("pads", pads, 0),
+    ):  # fmt: skip
+        if any(not least <= v <= MAX_NUMBER for v in numbers):
+            raise ModelError(
+                f"{name} must be between {least} and {MAX_NUMBER}, got {list(numbers)}"
+            )
 
 
 def output_shape(node: Node, windows: Windows) -> tuple[int, ...]:

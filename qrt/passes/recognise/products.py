@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from qrt.errors import ModelError
 from qrt.ir import Node, QParams
 from qrt.ir.attrs import AttrReader
 from qrt.passes.batchnorm import gain_and_shift
@@ -42,6 +43,9 @@ def conv(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     reader.done()
     channels, depth = weights.q.shape[0], math.prod(weights.q.shape[1:])
     product = Product(node, "Conv", *x, x[1].scale, weights, channels, depth, attrs=attrs)
+    bias = node.input(2)
+    if bias is not None and bias.shape is not None and bias.shape != (channels,):
+        raise ModelError(f"{node.where}: bias must have shape [{channels}], got {list(bias.shape)}")
     return _finish(product, views[2] if len(views) > 2 else None, rank=1)
 
 
