@@ -80,6 +80,19 @@ def lower(node: Node, program: Lowering) -> None:
     )
 
 
+@helper
+def read(row):  # type: ignore[no-untyped-def]
+    """The numbers of the averages, once per call."""
+    return (
+        np.int32(row[X_ZERO_POINT]),
+        row_f32(row, X_SCALE),
+        row_f32(row, Y_SCALE),
+        row_f32(row, LOW),
+        row_f32(row, HIGH),
+        np.int32(row[Y_ZERO_POINT]),
+    )
+
+
 def _declare(name: str, itemsize: int) -> Kernel:
     quantized = name == "u8"
 
@@ -89,17 +102,40 @@ def _declare(name: str, itemsize: int) -> Kernel:
         return [Extent("x", n), Extent("y", itemsize * m, writes=True)]
 
     @helper
-    def window(x, y, channels, rows, columns, row_step, column_step, count, row):  # type: ignore[no-untyped-def]
-        low = row_f32(row, LOW)
-        high = row_f32(row, HIGH)
-        y_zero_point = np.int32(row[Y_ZERO_POINT])
-        # padding adds zero: only what was read is centered
-        center = mul32(np.int32(rows * columns), np.int32(row[X_ZERO_POINT]))
+    def store(y, acc, m, low, high, y_zero_point):  # type: ignore[no-untyped-def]
+        """16 averages of sums `acc`."""
+        t = mul_f32x16(i32x16_to_f32x16(acc), splat_f32x16(m))
         if quantized:
-            m = row_f32(row, X_SCALE) / (row_f32(row, Y_SCALE) * np.float32(count))
+            q = quantize_u8x16(t, splat_f32x16(low), splat_f32x16(high), splat_i32x16(y_zero_point))
+            store_u8x16(y, q)
         else:
-            m = row_f32(row, X_SCALE) / np.float32(count)
+            store_f32x16(y, t)
+
+    @helper
+    def window(x, y, channels, rows, columns, row_step, column_step, count, values):  # type: ignore[no-untyped-def]
+        x_zero_point, x_scale, y_scale, low, high, y_zero_point = values
+        # padding adds zero: only what was read is centered
+        center = mul32(np.int32(rows * columns), x_zero_point)
+        if quantized:
+            m = x_scale / (y_scale * np.float32(count))
+        else:
+            m = x_scale / np.float32(count)
         c = 0
+        while c + 64 <= channels:
+            a0 = a1 = a2 = a3 = splat_i32x16(sub32(np.int32(0), center))
+            for i in range(rows):
+                source = x + i * row_step + c
+                for j in range(columns):
+                    a0 = add_i32x16(a0, load_u8_as_i32x16(source))
+                    a1 = add_i32x16(a1, load_u8_as_i32x16(source + 16))
+                    a2 = add_i32x16(a2, load_u8_as_i32x16(source + 32))
+                    a3 = add_i32x16(a3, load_u8_as_i32x16(source + 48))
+                    source += column_step
+            store(y + itemsize * c, a0, m, low, high, y_zero_point)
+            store(y + itemsize * (c + 16), a1, m, low, high, y_zero_point)
+            store(y + itemsize * (c + 32), a2, m, low, high, y_zero_point)
+            store(y + itemsize * (c + 48), a3, m, low, high, y_zero_point)
+            c += 64
         while c < channels and channels >= 16:
             at = min(c, channels - 16)  # the last block may overlap
             acc = splat_i32x16(sub32(np.int32(0), center))
@@ -107,14 +143,7 @@ def _declare(name: str, itemsize: int) -> Kernel:
                 for j in range(columns):
                     q = load_u8_as_i32x16(x + i * row_step + j * column_step + at)
                     acc = add_i32x16(acc, q)
-            t = mul_f32x16(i32x16_to_f32x16(acc), splat_f32x16(m))
-            if quantized:
-                q8 = quantize_u8x16(
-                    t, splat_f32x16(low), splat_f32x16(high), splat_i32x16(y_zero_point)
-                )
-                store_u8x16(y + at, q8)
-            else:
-                store_f32x16(y + 4 * at, t)
+            store(y + itemsize * at, acc, m, low, high, y_zero_point)
             c += 16
         while c < channels:
             acc1 = sub32(np.int32(0), center)
@@ -133,34 +162,34 @@ def _declare(name: str, itemsize: int) -> Kernel:
         x = operand(row, X, arena, constants)
         y = operand(row, Y, arena, constants)
         pixel = row[CHANNELS]
-        start, stop = share(row[BATCH] * row[OH], thread, threads, 1)
+        # read once: LLVM must assume that a store to y changes the row
+        ih, iw, oh, ow = row[IH], row[IW], row[OH], row[OW]
+        kh, kw, dilation_h, dilation_w = row[KH], row[KW], row[DILATION_H], row[DILATION_W]
+        stride_w, pad_left, include_pad = row[STRIDE_W], row[PAD_LEFT], row[INCLUDE_PAD]
+        padded_h, padded_w = ih + row[PAD_BOTTOM], iw + row[PAD_RIGHT]
+        values = read(row)
+        start, stop = share(row[BATCH] * oh, thread, threads, 1)
         for r in range(start, stop):
-            top = r % row[OH] * row[STRIDE_H] - row[PAD_TOP]
-            i0 = first_tap(top, row[DILATION_H])
-            i1 = stop_tap(top, row[IH], row[KH], row[DILATION_H])
-            h_count = i1 - i0
-            if row[INCLUDE_PAD]:
-                h_count = stop_tap(top, row[IH] + row[PAD_BOTTOM], row[KH], row[DILATION_H])
-            line = x + r // row[OH] * row[IH] * row[IW] * pixel
-            for ow in range(row[OW]):
-                left = ow * row[STRIDE_W] - row[PAD_LEFT]
-                j0 = first_tap(left, row[DILATION_W])
-                j1 = stop_tap(left, row[IW], row[KW], row[DILATION_W])
-                w_count = j1 - j0
-                if row[INCLUDE_PAD]:
-                    w_count = stop_tap(left, row[IW] + row[PAD_RIGHT], row[KW], row[DILATION_W])
-                h = top + i0 * row[DILATION_H]
-                w = left + j0 * row[DILATION_W]
+            top = r % oh * row[STRIDE_H] - row[PAD_TOP]
+            i0 = first_tap(top, dilation_h)
+            i1 = stop_tap(top, ih, kh, dilation_h)
+            h_count = stop_tap(top, padded_h, kh, dilation_h) if include_pad else i1 - i0
+            line = x + (r // oh * ih + top + i0 * dilation_h) * iw * pixel
+            for o in range(ow):
+                left = o * stride_w - pad_left
+                j0 = first_tap(left, dilation_w)
+                j1 = stop_tap(left, iw, kw, dilation_w)
+                w_count = stop_tap(left, padded_w, kw, dilation_w) if include_pad else j1 - j0
                 window(
-                    line + (h * row[IW] + w) * pixel,
-                    y + (r * row[OW] + ow) * pixel * itemsize,
+                    line + (left + j0 * dilation_w) * pixel,
+                    y + (r * ow + o) * pixel * itemsize,
                     pixel,
                     max(i1 - i0, 0),
                     max(j1 - j0, 0),
-                    row[DILATION_H] * row[IW] * pixel,
-                    row[DILATION_W] * pixel,
+                    dilation_h * iw * pixel,
+                    dilation_w * pixel,
                     h_count * w_count,
-                    row,
+                    values,
                 )
         return 0
 

@@ -116,6 +116,16 @@ def _declare(name: str, itemsize: int) -> Kernel:
         ]
 
     @helper
+    def store(y, acc, m, low, high, y_zero_point):  # type: ignore[no-untyped-def]
+        """16 means of sums `acc`."""
+        t = mul_f32x16(i32x16_to_f32x16(acc), splat_f32x16(m))
+        if quantized:
+            q = quantize_u8x16(t, splat_f32x16(low), splat_f32x16(high), splat_i32x16(y_zero_point))
+            store_u8x16(y, q)
+        else:
+            store_f32x16(y, t)
+
+    @helper
     def line(x, y, n, x_step, y_step, row):  # type: ignore[no-untyped-def]
         """`n` means: of the reduced nest at x, x + x_step, ..., to elements y, y + y_step, ..."""
         low = row_f32(row, LOW)
@@ -128,7 +138,24 @@ def _declare(name: str, itemsize: int) -> Kernel:
         else:
             m = row_f32(row, X_SCALE) / np.float32(count)
         c = 0
-        while c < n and n >= 16 and x_step == 1 and y_step == 1:
+        dense = x_step == 1 and y_step == 1
+        while dense and c + 64 <= n:
+            a0 = a1 = a2 = a3 = splat_i32x16(center)
+            for i in range(row[R0]):
+                for j in range(row[R1]):
+                    source = x + c + i * row[RS0] + j * row[RS1]
+                    for k in range(row[R2]):
+                        a0 = add_i32x16(a0, load_u8_as_i32x16(source))
+                        a1 = add_i32x16(a1, load_u8_as_i32x16(source + 16))
+                        a2 = add_i32x16(a2, load_u8_as_i32x16(source + 32))
+                        a3 = add_i32x16(a3, load_u8_as_i32x16(source + 48))
+                        source += row[RS2]
+            store(y + itemsize * c, a0, m, low, high, y_zero_point)
+            store(y + itemsize * (c + 16), a1, m, low, high, y_zero_point)
+            store(y + itemsize * (c + 32), a2, m, low, high, y_zero_point)
+            store(y + itemsize * (c + 48), a3, m, low, high, y_zero_point)
+            c += 64
+        while dense and c < n and n >= 16:
             at = min(c, n - 16)  # the last block may overlap
             acc = splat_i32x16(center)
             for i in range(row[R0]):
@@ -136,14 +163,7 @@ def _declare(name: str, itemsize: int) -> Kernel:
                     source = x + at + i * row[RS0] + j * row[RS1]
                     for k in range(row[R2]):
                         acc = add_i32x16(acc, load_u8_as_i32x16(source + k * row[RS2]))
-            t = mul_f32x16(i32x16_to_f32x16(acc), splat_f32x16(m))
-            if quantized:
-                q = quantize_u8x16(
-                    t, splat_f32x16(low), splat_f32x16(high), splat_i32x16(y_zero_point)
-                )
-                store_u8x16(y + at, q)
-            else:
-                store_f32x16(y + 4 * at, t)
+            store(y + itemsize * at, acc, m, low, high, y_zero_point)
             c += 16
         while c < n:
             acc1 = center

@@ -142,12 +142,19 @@ def narrow(value: Sums, low: np.float32, high: np.float32) -> Sums:
 def move(value: Value, movement: Callable[[Array], Array]) -> Value:
     """Apply a movement of data (reshape, transpose, gather, ...) to whatever form `value` has.
 
-    Sums take their float32 value: only Relu and Clip may stand between a product and its
-    QuantizeLinear.
+    Sums stay sums: QuantizeLinear commutes with a movement, so that it requantizes them as if it
+    stood before it.
     """
     if isinstance(value, Dequantized):
         return Dequantized(movement(value.q), movement(value.scale), movement(value.zero_point))
-    return movement(real(value))
+    if isinstance(value, Sums):
+        arrays = {
+            name: movement(np.broadcast_to(array, value.acc.shape))
+            for name, array in vars(value).items()
+            if isinstance(array, np.ndarray)
+        }
+        return replace(value, **arrays)
+    return movement(value)
 
 
 def per_tensor(value: Dequantized) -> tuple[np.float32, int]:
