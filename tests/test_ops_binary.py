@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_harness import new_value
+from kernel_harness import feature_levels, new_value
 from operator_cases import (
     NHWC,
     Cases,
@@ -22,6 +22,7 @@ from operator_cases import (
 from qrt.errors import UnsupportedError
 from qrt.ir import Node
 from qrt.ops import float_binary, quantized_binary
+from qrt.ops.fixed_point import fixed_add
 
 # (shape a, layout a, shape b, layout b); the output has the layout of the one of full rank
 BROADCASTS = [
@@ -92,7 +93,24 @@ def test_every_pair_of_codes(spec: Any) -> None:
                 attrs,
                 "qrt",
             )
-            cases.node((sa, sb, sy, za, zb, zy), spec, node, [a, b])
+            case = (sa, sb, sy, za, zb, zy)
+            cases.node(case, spec, node, [a, b], specs=feature_levels())
+
+
+def test_most_scales_have_an_integer_formula() -> None:
+    """The formula is proved on all pairs when it is made; here only that it is rarely missing."""
+    rng = np.random.default_rng(5)
+    found = 0
+    for _ in range(40):
+        sa, sb = np.exp(rng.uniform(np.log(0.005), np.log(0.1), 2))
+        za, zb, zy = rng.integers(0, 256, 3)
+        y = qparams(np.hypot(sa, sb) * rng.uniform(0.7, 1.6), zy)
+        formula = fixed_add(qparams(sa, za), qparams(sb, zb), y, 0, 255)
+        found += formula is not None
+    assert found >= 36
+    ties = [qparams(s, 0) for s in (0.5, 0.25, 0.5)]
+    assert fixed_add(*ties, 0, 255) is None, "half to even is no floor"
+    assert fixed_add(qparams(1.0, 0), qparams(1.0, 0), qparams(1e-6, 0), 0, 255) is None
 
 
 def test_per_channel_operands_are_refused() -> None:

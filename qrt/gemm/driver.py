@@ -212,15 +212,6 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
         panels = (n + nr - 1) // nr
         panel_nbytes = taps * k_groups * nr * weight_nbytes
         m_tiles = (m_total + mr - 1) // mr
-        # split by the dimension that leaves the threads the most equal shares
-        by_rows = (m_tiles + threads - 1) // threads * panels
-        by_panels = (panels + threads - 1) // threads * m_tiles
-        if by_rows <= by_panels:
-            t0, t1 = m_tiles * thread // threads, m_tiles * (thread + 1) // threads
-            p0, p1 = 0, panels
-        else:
-            t0, t1 = 0, m_tiles
-            p0, p1 = panels * thread // threads, panels * (thread + 1) // threads
         # bytes of one group's panels: full ones, and a last one cut to the width it needs
         rest = n - n // nr * nr
         last_nr = nr
@@ -230,6 +221,15 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
             last_nr = narrow_nr
         padded = n // nr * nr + (last_nr if rest > 0 else 0)
         group_panels = taps * k_groups * weight_nbytes * padded
+        # split by the dimension whose largest share, in columns of tiles, is the smaller
+        by_rows = (m_tiles + threads - 1) // threads * padded
+        by_panels = min((panels + threads - 1) // threads * nr, padded) * m_tiles
+        if by_rows <= by_panels:
+            t0, t1 = m_tiles * thread // threads, m_tiles * (thread + 1) // threads
+            p0, p1 = 0, panels
+        else:
+            t0, t1 = 0, m_tiles
+            p0, p1 = panels * thread // threads, panels * (thread + 1) // threads
         for group in range(row[GROUPS]):
             x = operand(row, X, arena, constants) + group * row[X_GROUP]
             y = operand(row, Y, arena, constants) + group * row[Y_GROUP]

@@ -125,7 +125,7 @@ def _declare(name: str, itemsize: int) -> Kernel:
             a0 = a1 = a2 = a3 = splat_i32x16(sub32(np.int32(0), center))
             for i in range(rows):
                 source = x + i * row_step + c
-                for j in range(columns):
+                for _ in range(columns):
                     a0 = add_i32x16(a0, load_u8_as_i32x16(source))
                     a1 = add_i32x16(a1, load_u8_as_i32x16(source + 16))
                     a2 = add_i32x16(a2, load_u8_as_i32x16(source + 32))

@@ -68,8 +68,8 @@ def declare_broadcast(
     span: Any,
     features: tuple[str, ...] = (),
 ) -> Kernel:
-    """Kernel `name` whose innermost loop is `span(a, b, y, n, a_step, b_step, values)`: n outputs at
-    address y, steps in elements, `values` what `read(row)` made of `more_fields`, once per call."""
+    """Kernel `name` whose innermost loop is `span(a, b, y, n, a_step, b_step, values)`: n outputs
+    at address y, steps in elements, `values` what `read(row)` made of `more_fields`, once."""
     a_itemsize, b_itemsize, y_itemsize = itemsizes
 
     def extents(row: Mapping[str, int]) -> list[Extent]:

@@ -1,4 +1,4 @@
-"""Rows of qrt.Add in integers, for x86: twice as fast, where the formula is proved (fixed_point)."""
+"""Rows of qrt.Add in integers, for x86: twice as fast, for scales that `fixed_point` proved."""
 
 from __future__ import annotations
 

@@ -16,18 +16,25 @@ from qrt.errors import UnsupportedError
 from qrt.ir import Node, QParams
 from qrt.jit.declare import Extent, Kernel, kernel, slots
 from qrt.ops.channels import normalized_axes
+from qrt.ops.nests import names
 from qrt.ops.reductions import FIELDS as NEST_FIELDS
-from qrt.ops.reductions import softmax_fields, softmax_reach
+from qrt.ops.reductions import INNER, softmax_fields, softmax_reach
+from qrt.ops.sizes import product
 from qrt.ops.spec import Array, Lowering, OpSpec
 from qrt.quant.affine import quantize
 from qrt.simd.memory import as_f32, as_i32, as_u8, operand, row_f32
 from qrt.simd.scalar import quantize_u8, share
 
-FIELDS = ("x", "y", "table", *NEST_FIELDS, "y_scale", "low", "high", "y_zero_point")
+# `scratch` holds the exponentials of one output at a time, for each of `scratch_threads`
+FIELDS = (
+    "x", "y", "table", *NEST_FIELDS, "y_scale", "low", "high", "y_zero_point",
+    "scratch", "scratch_threads",
+)  # fmt: skip
 (
     X, Y, TABLE, N0, N1, N2, XS0, XS1, XS2, YS0, YS1, YS2, R0, R1, R2, RS0, RS1, RS2,
-    Y_SCALE, LOW, HIGH, Y_ZERO_POINT,
+    Y_SCALE, LOW, HIGH, Y_ZERO_POINT, SCRATCH, SCRATCH_THREADS,
 ) = slots(FIELDS)  # fmt: skip
+TOO_MANY_THREADS = 1  # status
 ONE = 2.0**23  # exp(0) in the table: entries are exact in float32, sums of 2**39 of them fit int64
 
 
@@ -63,18 +70,25 @@ def lower(node: Node, program: Lowering) -> None:
     if math.prod(x.static_shape) == 0:
         return
     axes = normalized_axes(tuple(node.attrs["axes"]), len(x.static_shape))
+    nest = {**softmax_fields(x, y, axes), "scratch_threads": program.threads()}
     y_zero_point = 0 if qy is None else int(qy.zero_point)
     program.emit(
         KERNELS[dtype],
         x=program.operand(x),
         y=program.operand(y),
         table=program.constant(exponentials(qx.scale).astype(np.int32)),
-        **softmax_fields(x, y, axes),
+        **nest,
+        scratch=program.scratch(scratch_nbytes(nest)),
         y_scale=np.float32(1 if qy is None else qy.scale),
         low=np.float32(0 if qy is None else qy.qmin - y_zero_point),
         high=np.float32(0 if qy is None else qy.qmax - y_zero_point),
         y_zero_point=y_zero_point,
     )
+
+
+def scratch_nbytes(row: Mapping[str, int]) -> int:
+    """float32 exponentials of everything that is normalised together, per thread."""
+    return 4 * product(row, *names("r", INNER), "scratch_threads")
 
 
 def _declare(name: str, itemsize: int) -> Kernel:
@@ -86,6 +100,7 @@ def _declare(name: str, itemsize: int) -> Kernel:
             Extent("x", high - low, start=low),
             Extent("y", itemsize * (high - low), writes=True, start=itemsize * low),
             Extent("table", 4 * 256),
+            Extent("scratch", scratch_nbytes(row), writes=True),
         ]
 
     @kernel(f"softmax_u8_{name}", FIELDS, extents, family="softmax_u8")
@@ -99,6 +114,9 @@ def _declare(name: str, itemsize: int) -> Kernel:
         y_zero_point = np.int32(row[Y_ZERO_POINT])
         lines = row[R0] * row[R1]
         n = row[R2]
+        if threads > row[SCRATCH_THREADS]:
+            return TOO_MANY_THREADS
+        own = operand(row, SCRATCH, arena, constants) + 4 * thread * lines * n
         step = row[RS2]
         start, stop = share(row[N0] * row[N1] * row[N2], thread, threads, 1)
         for o in range(start, stop):
@@ -120,20 +138,33 @@ def _declare(name: str, itemsize: int) -> Kernel:
             highest = np.int64(top)
             for line in range(lines):
                 source = as_u8(x + at + line // row[R1] * row[RS0] + line % row[R1] * row[RS1])
+                kept = as_f32(own + 4 * line * n)
                 for i in range(n):
-                    total += np.int64(table[highest - np.int64(source[i * step])])
+                    e = table[highest - np.int64(source[i * step])]
+                    kept[i] = np.float32(e)
+                    total += np.int64(e)
             divisor = np.float32(total)
             for line in range(lines):
                 offset = at + line // row[R1] * row[RS0] + line % row[R1] * row[RS1]
-                source = as_u8(x + offset)
-                for i in range(n):
-                    e = table[highest - np.int64(source[i * step])]
-                    p = np.float32(e) / divisor
-                    if quantized:
-                        q = quantize_u8(p / y_scale, low, high, y_zero_point)
-                        as_u8(y + offset)[i * step] = q
+                kept = as_f32(own + 4 * line * n)
+                if quantized:
+                    codes = as_u8(y + offset)
+                    if step == 1:
+                        for i in range(n):
+                            p = kept[i] / divisor
+                            codes[i] = quantize_u8(p / y_scale, low, high, y_zero_point)
                     else:
-                        as_f32(y + 4 * offset)[i * step] = p
+                        for i in range(n):
+                            p = kept[i] / divisor
+                            codes[i * step] = quantize_u8(p / y_scale, low, high, y_zero_point)
+                else:
+                    reals = as_f32(y + 4 * offset)
+                    if step == 1:
+                        for i in range(n):
+                            reals[i] = kept[i] / divisor
+                    else:
+                        for i in range(n):
+                            reals[i * step] = kept[i] / divisor
         return 0
 
     return softmax

@@ -144,7 +144,7 @@ def _declare(name: str, itemsize: int) -> Kernel:
             for i in range(row[R0]):
                 for j in range(row[R1]):
                     source = x + c + i * row[RS0] + j * row[RS1]
-                    for k in range(row[R2]):
+                    for _ in range(row[R2]):
                         a0 = add_i32x16(a0, load_u8_as_i32x16(source))
                         a1 = add_i32x16(a1, load_u8_as_i32x16(source + 16))
                         a2 = add_i32x16(a2, load_u8_as_i32x16(source + 32))
