@@ -91,8 +91,9 @@ class Scaling:
 
     @property
     def is_busy(self) -> bool:
-        """True when even the loops did not scale: the numbers say little."""
-        return self.loop_scaling("median") < BUSY * self.threads
+        """True when even the loops did not scale, or beyond reason: the numbers say little."""
+        found = [self.loop_scaling(which) / self.threads for which in ("median", "fastest")]
+        return min(found) < BUSY or max(found) > 1 / BUSY
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: scalings and shares by median and fastest, and the times they come from."""

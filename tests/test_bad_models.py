@@ -133,6 +133,17 @@ BROKEN: dict[str, Case] = {
         one("AveragePool", kernel_shape=[2, 2**62], auto_pad="SAME_UPPER"),
         QrtError, ("AveragePool 'n'",),
     ),
+    "bound of three elements": (
+        one("Clip", "x c", constants={"c": f32(1, 2, 3)}), ModelError, ("Clip 'n'", "min"),
+    ),
+    "weights of another type": (
+        one("Conv", "x c", constants={"c": np.ones((4, 3, 1, 1), U8)}),
+        QrtError, ("Conv 'n'", "uint8"),
+    ),
+    "operand of another type": (
+        one("Add", "x c", constants={"c": np.ones((1, 3, 6, 6), U8)}),
+        QrtError, ("Add 'n'", "uint8"),
+    ),
     "too few inputs": (one("Conv", "x"), ModelError, ("Conv 'n'",)),
     "shapes": (
         one("Add", "x c", constants={"c": np.ones((1, 3, 5, 6), np.float32)}),

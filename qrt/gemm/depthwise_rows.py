@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from qrt.gemm.depthwise_table import DepthwiseSpec, blocks, scratch_nbytes
-from qrt.gemm.extents import check_alignment
+from qrt.gemm.extents import GEOMETRY, check_alignment
 from qrt.jit.declare import Extent, slots
 
 FIELDS = (
@@ -19,19 +19,7 @@ FIELDS = (
     "limits",
     "scratch",  # scratch_nbytes per thread
     "scratch_nbytes",
-    "batch",
-    "height",
-    "width",
-    "out_height",
-    "out_width",
-    "kernel_h",
-    "kernel_w",
-    "stride_h",
-    "stride_w",
-    "pad_h",
-    "pad_w",
-    "dilation_h",
-    "dilation_w",
+    *GEOMETRY,
     "channels",
     "max_threads",
 )

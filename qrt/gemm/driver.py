@@ -13,7 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from qrt.gemm.extents import LANES, check_geometry, input_nbytes, product_extents, rows_nbytes
+from qrt.gemm.extents import (
+    GEOMETRY,
+    LANES,
+    check_geometry,
+    input_nbytes,
+    product_extents,
+    rows_nbytes,
+)
 from qrt.gemm.table import EPILOGUES, TILES, TileSpec
 from qrt.gemm.tiles import tile as tile_function
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
@@ -30,19 +37,7 @@ FIELDS = (
     "limits",
     "rows",  # scratch: `rows_nbytes` per thread
     "has_sums",
-    "batch",
-    "height",
-    "width",
-    "out_height",
-    "out_width",
-    "kernel_h",
-    "kernel_w",
-    "stride_h",
-    "stride_w",
-    "pad_h",
-    "pad_w",
-    "dilation_h",
-    "dilation_w",
+    *GEOMETRY,
     "x_pixel",  # bytes from pixel to pixel, row to row, image to image, group to group
     "x_row",
     "x_image",

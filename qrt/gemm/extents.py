@@ -7,6 +7,22 @@ from collections.abc import Mapping
 from qrt.gemm.table import TileSpec, padded_columns
 from qrt.jit.declare import Extent
 
+# sizes of a convolution, in the order that rows hold them
+GEOMETRY = (
+    "batch",
+    "height",
+    "width",
+    "out_height",
+    "out_width",
+    "kernel_h",
+    "kernel_w",
+    "stride_h",
+    "stride_w",
+    "pad_h",
+    "pad_w",
+    "dilation_h",
+    "dilation_w",
+)
 # a row has something to do: lowering emits none for an empty product
 POSITIVE = (
     "batch", "out_height", "out_width", "n", "groups", "kernel_h", "kernel_w", "stride_h",

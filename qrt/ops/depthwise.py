@@ -12,26 +12,11 @@ from qrt.gemm.depthwise_table import (
     pack_depthwise_columns,
     scratch_nbytes,
 )
+from qrt.gemm.extents import GEOMETRY
 from qrt.ir import Node
 from qrt.ops.product import Product, max_scaled, sum_bound, wrap_i32
 from qrt.ops.product_rows import THREAD_MACS
 from qrt.ops.spec import Array, Lowering
-
-GEOMETRY = (
-    "batch",
-    "height",
-    "width",
-    "out_height",
-    "out_width",
-    "kernel_h",
-    "kernel_w",
-    "stride_h",
-    "stride_w",
-    "pad_h",
-    "pad_w",
-    "dilation_h",
-    "dilation_w",
-)
 
 
 def lower_depthwise(
