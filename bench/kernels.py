@@ -76,10 +76,10 @@ class Prepared:
         return self.call.enter
 
     def peak(self) -> float:
-        """GMAC/s of the dot loops, or GB/s of a copy, of this moment and as many threads."""
+        """GMAC/s of one core's dot loop times the threads, or GB/s of a copy; of this moment."""
         if self.layer.macs:
             family = next((f for f in ("vnni512", "madd256") if self._uses(f)), "portable")
-            return dot_rate(self.features, family, threads=self.threads)
+            return dot_rate(self.features, family) * self.threads
         nbytes = self.touched_nbytes // 2
         return stream_rate(self.features, nbytes, copies=True, threads=self.threads)
 

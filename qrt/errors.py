@@ -47,6 +47,8 @@ class KernelError(QrtError):
 def at_node(error: QrtError, where: str) -> NoReturn:
     """Raise `error` again, its message led by the node it belongs to (`where`), once."""
     text = str(error)
-    if text.startswith(where):
+    number = where[where.rfind("(#") :] if "(#" in where else where
+    # a node that was rewritten has another operator, but keeps its number
+    if text.startswith(where) or text.partition(": ")[0].endswith(number):
         raise error
     raise type(error)(f"{where}: {text}") from error.__cause__

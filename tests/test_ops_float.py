@@ -10,7 +10,7 @@ from kernel_harness import new_value, run_node
 from operator_cases import NHWC, Cases, constant, levels, onnx_outputs, same, within
 
 from qrt.ir import Node
-from qrt.ops import batch_normalization, cast, float_unary
+from qrt.ops import batch_normalization, cast, float_unary, layer_normalization
 
 Array = np.ndarray[Any, Any]
 
@@ -124,6 +124,24 @@ def test_batch_normalization() -> None:
                 layout, batch_normalization.SPEC, node, [x, *rest], want,
                 oracle_compare=within(1e-5, 1e-5),
             )  # fmt: skip
+
+
+def test_layer_normalization() -> None:
+    rng = np.random.default_rng(4)
+    with Cases("LayerNormalization") as cases:
+        for shape, axis in (((2, 5, 768), -1), ((3, 7), 1), ((2, 3, 4, 5), 2), ((0, 8), -1)):
+            x = (rng.standard_normal(shape) * 3 + 1).astype(np.float32)
+            rest = [rng.standard_normal(shape[axis:]).astype(np.float32) for _ in range(2)]
+            want = onnx_outputs("LayerNormalization", 17, {"axis": axis}, [x, *rest])
+            for given in (rest, rest[:1]):
+                values = [new_value("x", x.dtype, shape), *(constant(r) for r in given)]
+                out = [new_value("y", x.dtype)]
+                node = Node("LayerNormalization", values, out, {"axis": axis}, version=17)
+                cases.node(
+                    (shape, axis, len(given)), layer_normalization.SPEC, node, [x, *given],
+                    want if len(given) == 2 and x.size else None, within(2e-6, 2e-6),
+                    within(1e-5, 1e-5),
+                )  # fmt: skip
 
 
 def test_cast() -> None:

@@ -55,18 +55,23 @@ def build_objects(
             if progress:
                 progress(done, len(missing), name)
 
-    _compile(missing, target, receive)
+    _compile(missing, target, digests, receive)
     return objects
 
 
-def _compile(kernels: list[Kernel], target: Target, receive: Callable[[str, bytes], None]) -> None:
+def _compile(
+    kernels: list[Kernel],
+    target: Target,
+    digests: dict[str, str],
+    receive: Callable[[str, bytes], None],
+) -> None:
     errors: list[str] = []
     # heavy kernels stand together in the list: dealing them out in turn balances the workers
     shares = [s for s in (kernels[i :: _workers()] for i in range(_workers())) if s]
 
     def run(share: list[Kernel]) -> None:
         try:
-            _run_worker(share, target, receive)
+            _run_worker(share, target, digests, receive)
         except Exception as error:
             errors.append(str(error))
 
@@ -87,11 +92,14 @@ def _workers() -> int:
 
 
 def _run_worker(
-    kernels: list[Kernel], target: Target, receive: Callable[[str, bytes], None]
+    kernels: list[Kernel],
+    target: Target,
+    digests: dict[str, str],
+    receive: Callable[[str, bytes], None],
 ) -> None:
     request = {
         "target": asdict(target),
-        "kernels": [[k.fn.__module__, k.name] for k in kernels],
+        "kernels": [[k.fn.__module__, k.name, digests[k.name]] for k in kernels],
     }
     env = dict(os.environ, NUMBA_CPU_NAME=target.cpu, NUMBA_CPU_FEATURES=target.features)
     for name in [n for n in env if n.startswith("NUMBA_") and not n.startswith("NUMBA_CPU_")]:

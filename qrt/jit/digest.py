@@ -1,7 +1,7 @@
 """A digest of all that a kernel's code depends on: its own bytecode and what it can reach.
 
-Functions are followed through globals and closures, as far as they belong to qrt; constants enter
-by value. So an edit of a helper recompiles the kernels that use it and no others.
+Functions are followed through globals and closures, those of Python, NumPy and numba by name only;
+constants enter by value. So an edit of a helper recompiles the kernels that use it and no others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _walk(value: Any, h: Any, seen: set[int]) -> None:
     if isinstance(value, (Declared, Kernel)):
         value = value.fn
     if isinstance(value, types.FunctionType):
-        if id(value) in seen or not (value.__module__ or "").startswith(_ROOTS):
+        if id(value) in seen or (value.__module__ or "").partition(".")[0] in _FOREIGN:
             h.update(value.__qualname__.encode())
             return
         seen.add(id(value))
@@ -58,7 +58,8 @@ def _walk(value: Any, h: Any, seen: set[int]) -> None:
         h.update(text.encode())
 
 
-_ROOTS = ("qrt.", "tests.", "__main__", "test_", "conftest")
+# functions of these are known by name: their version is in the key, or they are Python's own
+_FOREIGN = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite"} - {"__main__"}
 
 
 def _walk_code(code: types.CodeType, h: Any) -> None:

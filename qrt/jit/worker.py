@@ -1,7 +1,8 @@
 """Compile kernels in a process of its own: `python -m qrt.jit.worker`, a request on stdin.
 
-The request is one JSON object {target, kernels: [[module, name], ...]}; the answer is a stream of
-frames on stdout: name length, name, status (0 or 1), body length, body (object or error text).
+The request is one JSON object {target, kernels: [[module, name, digest], ...]}; the answer is a
+stream of frames on stdout: name length, name, status (0 or 1), body length, body (object or error
+text). A kernel whose digest is another here is refused: it would be kept under a false name.
 A process per target keeps LLVM's aborts and numba's memory away from the user's process.
 """
 
@@ -25,10 +26,13 @@ def main() -> int:
     target = Target(**request["target"])
     from qrt.jit.compile import compile_object
     from qrt.jit.declare import KERNELS
+    from qrt.jit.digest import kernel_digest
 
-    for module, name in request["kernels"]:
+    for module, name, digest in request["kernels"]:
         try:
             importlib.import_module(module)
+            if kernel_digest(KERNELS[name], target) != digest:
+                raise RuntimeError("qrt's files changed since this process was started")
             status, body = 0, compile_object(KERNELS[name], target)
         except Exception:
             status, body = 1, traceback.format_exc().encode()

@@ -6,11 +6,13 @@ from qrt.ops import (
     average_pool,
     batch_normalization,
     cast,
+    compare,
     concat,
     conv,
     copy,
     depth_to_space,
     dequantize,
+    dynamic_quantize,
     expand,
     float_average_pool,
     float_binary,
@@ -20,6 +22,7 @@ from qrt.ops import (
     float_softmax,
     float_unary,
     gather,
+    layer_normalization,
     lookup,
     matmul,
     max_pool,
@@ -33,6 +36,7 @@ from qrt.ops import (
     slice,
     split,
     transpose,
+    where,
 )
 from qrt.ops.spec import OpSpec
 
@@ -51,6 +55,7 @@ _SPECS: tuple[OpSpec, ...] = (
     concat.SPEC,
     quantized_softmax.SPEC,
     resize.SPEC,
+    dynamic_quantize.SPEC,
     # movement
     copy.SPEC,
     transpose.SPEC,
@@ -67,6 +72,9 @@ _SPECS: tuple[OpSpec, ...] = (
     resize.ONNX_SPEC,
     resize.UPSAMPLE,
     cast.SPEC,
+    *compare.SPECS,
+    where.WHERE,
+    where.NOT,
     # float
     float_conv.SPEC,
     float_matmul.MATMUL,
@@ -78,6 +86,7 @@ _SPECS: tuple[OpSpec, ...] = (
     max_pool.FLOAT_SPEC,
     float_average_pool.SPEC,
     batch_normalization.SPEC,
+    layer_normalization.SPEC,
 )
 
 OPS: dict[tuple[str, str], OpSpec] = {(spec.domain, spec.op): spec for spec in _SPECS}

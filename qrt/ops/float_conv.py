@@ -62,8 +62,11 @@ def lower(node: Node, program: Lowering) -> None:
     x, w, bias, y = node.required(0), node.required(1), node.input(2), node.outputs[0]
     windows, group = parse(node)
     weights, offsets = w.data, None if bias is None else bias.data
-    if x.dtype != np.float32 or weights is None or (bias is not None and offsets is None):
-        raise UnsupportedError("Conv needs float32 and constant weights and bias")
+    if weights is None or (bias is not None and offsets is None):
+        raise UnsupportedError("Conv needs constant weights and bias")
+    for name, value in (("x", x), ("w", w), ("bias", bias)):
+        if value is not None and value.dtype != np.float32:
+            raise UnsupportedError(f"Conv needs float32, {name} is {value.dtype}")
     batch, channels = x.static_shape[:2]
     fields = windows.fields(batch, channels)
     outputs, inputs = w.static_shape[0] // group, w.static_shape[1]

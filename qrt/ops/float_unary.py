@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from qrt.errors import UnsupportedError
+from qrt.errors import ModelError, UnsupportedError
 from qrt.ir import Node
 from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
@@ -288,6 +288,9 @@ def _bounds(node: Node, attrs: AttrReader) -> tuple[float, float]:
         if value is not None:
             if value.data is None:
                 raise UnsupportedError("the bounds of Clip must be constant")
+            if value.data.size != 1:
+                name = ("min", "max")[i]
+                raise ModelError(f"{name} must have 1 element, got {value.data.size}")
             found[i] = float(value.data.reshape(()))
     return found[0], found[1]
 

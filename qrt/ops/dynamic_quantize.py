@@ -1,0 +1,158 @@
+"""DynamicQuantizeLinear (ONNX, opset 11): float32 to uint8 by the range of the data itself.
+
+low = min(0, x), high = max(0, x); scale = (high - low) / 255; zero_point = round_half_even(-low /
+scale); y = clamp(round_half_even(x / scale) + zero_point). Where all elements are 0 the scale is 1,
+as in ONNX Runtime. One row finds the extremes of each thread's part, the next one quantizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from qrt.errors import UnsupportedError
+from qrt.ir import Node, Value
+from qrt.ir.attrs import AttrReader
+from qrt.jit.declare import Extent, helper, kernel, slots
+from qrt.ops.sizes import product, within
+from qrt.ops.spec import Array, Lowering, OpSpec
+from qrt.simd.memory import as_f32, as_u8, operand
+from qrt.simd.scalar import add32, quantize_u8, round_i32, share
+from qrt.simd.vectors import (
+    load_f32x16,
+    max_f32x16,
+    max_lanes_f32x16,
+    min_f32x16,
+    min_lanes_f32x16,
+    splat_f32x16,
+)
+
+# `extremes` holds (low, high) of each of `parts`: as many as threads can be
+EXTREMES_FIELDS = ("x", "extremes", "n", "parts")
+EX, EXTREMES, EN, EPARTS = slots(EXTREMES_FIELDS)
+FIELDS = ("x", "extremes", "y", "scale", "zero_point", "n", "parts")
+X, EXTREMES_, Y, SCALE, ZERO_POINT, N, PARTS = slots(FIELDS)
+GRAIN = 4096  # elements; below this a second thread costs more than it saves
+TOO_MANY_THREADS = 1  # status
+ZERO, STEPS = np.float32(0), np.float32(255)
+
+
+def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
+    AttrReader(node).done()
+    u8 = np.dtype(np.uint8)
+    return [(node.required(0).static_shape, u8), ((), np.dtype(np.float32)), ((), u8)]
+
+
+def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
+    (x,) = inputs
+    assert x is not None
+    low = np.float32(min(0, x.min(initial=0)))
+    high = np.float32(max(0, x.max(initial=0)))
+    scale = np.float32((high - low) / STEPS) if high > low else np.float32(1)
+    zero_point = np.clip(np.rint(-low / scale), 0, 255)
+    y = np.clip(np.rint(x / scale) + zero_point, 0, 255).astype(np.uint8)
+    return [y, np.asarray(scale), np.asarray(zero_point, np.uint8)]
+
+
+def lower(node: Node, program: Lowering) -> None:
+    x = node.required(0)
+    y, scale, zero_point = node.outputs
+    if x.dtype != np.float32:
+        raise UnsupportedError(f"DynamicQuantizeLinear of {x.dtype} is not supported, only float32")
+    parts = program.threads()
+    between = Value(f"{y.name}/extremes", np.dtype(np.float32), (2 * parts,))
+    ends = {"x": program.operand(x), "extremes": program.operand(between)}
+    sizes = {"n": math.prod(x.static_shape), "parts": parts}
+    program.emit(extremes_kernel, **ends, **sizes)
+    program.emit(
+        dynamic_quantize_kernel,
+        **ends,
+        y=program.operand(y),
+        scale=program.operand(scale),
+        zero_point=program.operand(zero_point),
+        **sizes,
+    )
+
+
+def extremes_extents(row: Mapping[str, int]) -> list[Extent]:
+    within(row, "parts", 1, 1 << 16)
+    return [
+        Extent("x", 4 * product(row, "n")),
+        Extent("extremes", 8 * row["parts"], writes=True),
+    ]
+
+
+def extents(row: Mapping[str, int]) -> list[Extent]:
+    within(row, "parts", 1, 1 << 16)
+    n = product(row, "n")
+    return [
+        Extent("x", 4 * n),
+        Extent("extremes", 8 * row["parts"]),
+        Extent("y", n, writes=True),
+        Extent("scale", 4, writes=True),
+        Extent("zero_point", 1, writes=True),
+    ]
+
+
+@kernel("extremes_f32", EXTREMES_FIELDS, extremes_extents)
+def extremes_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+    if threads > row[EPARTS]:
+        return TOO_MANY_THREADS
+    x = operand(row, EX, arena, constants)
+    found = as_f32(operand(row, EXTREMES, arena, constants))
+    start, stop = share(row[EN], thread, threads, GRAIN)
+    i = start
+    lows = highs = splat_f32x16(ZERO)
+    while i + 16 <= stop:
+        v = load_f32x16(x + 4 * i)
+        lows = min_f32x16(v, lows)
+        highs = max_f32x16(v, highs)
+        i += 16
+    low = min_lanes_f32x16(lows)
+    high = max_lanes_f32x16(highs)
+    while i < stop:
+        v1 = as_f32(x)[i]
+        low = v1 if v1 < low else low
+        high = v1 if v1 > high else high
+        i += 1
+    found[2 * thread] = low
+    found[2 * thread + 1] = high
+    # parts without a thread count as nothing
+    for part in range(thread + threads, row[EPARTS], threads):
+        found[2 * part] = ZERO
+        found[2 * part + 1] = ZERO
+    return 0
+
+
+@helper
+def _range(extremes, parts):  # type: ignore[no-untyped-def]
+    """(low, high) of all parts."""
+    low, high = ZERO, ZERO
+    for part in range(parts):
+        a, b = extremes[2 * part], extremes[2 * part + 1]
+        low = a if a < low else low
+        high = b if b > high else high
+    return low, high
+
+
+@kernel("dynamic_quantize_f32_u8", FIELDS, extents)
+def dynamic_quantize_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+    x = as_f32(operand(row, X, arena, constants))
+    y = as_u8(operand(row, Y, arena, constants))
+    low, high = _range(as_f32(operand(row, EXTREMES_, arena, constants)), row[PARTS])
+    scale = (high - low) / STEPS if high > low else np.float32(1)
+    zero = round_i32(-low / scale)  # within [0, 255], since low is within [-255 * scale, 0]
+    if thread == 0:
+        as_f32(operand(row, SCALE, arena, constants))[0] = scale
+        as_u8(operand(row, ZERO_POINT, arena, constants))[0] = np.uint8(zero)
+    least = np.float32(-zero)
+    most = np.float32(add32(255, -zero))
+    start, stop = share(row[N], thread, threads, GRAIN)
+    for i in range(start, stop):
+        y[i] = quantize_u8(x[i] / scale, least, most, zero)
+    return 0
+
+
+SPEC = OpSpec("DynamicQuantizeLinear", "", infer, reference, lower, layout="any")

@@ -1,0 +1,40 @@
+"""DynamicQuantizeLinear: range, scale and zero point found in the data."""
+
+from __future__ import annotations
+
+import numpy as np
+from kernel_harness import new_value
+from operator_cases import NHWC, Cases, onnx_outputs
+
+from qrt.ir import Node
+from qrt.ops import dynamic_quantize
+
+
+def test_dynamic_quantize() -> None:
+    rng = np.random.default_rng(1)
+    given = {
+        "both signs": rng.standard_normal((2, 3, 5, 7)),
+        "positive": rng.random((1, 4, 40, 41)) + 3,
+        "negative": -rng.random((1, 1, 5, 5)) - 3,
+        "one": np.full((1, 1, 1, 1), 2.5),
+        "large": rng.standard_normal((1, 8, 64, 64)) * 1e30,
+        "tiny": rng.standard_normal((1, 1, 3, 3)) * 1e-30,
+    }
+    with Cases("DynamicQuantizeLinear") as cases:
+        for (name, array), layout in ((g, la) for g in given.items() for la in (None, NHWC)):
+            x = array.astype(np.float32)
+            outs = [new_value(n, np.uint8, layout=layout if n == "y" else None) for n in "yst"]
+            value = new_value("x", x.dtype, x.shape, layout)
+            node = Node("DynamicQuantizeLinear", [value], outs, {}, version=11)
+            want = onnx_outputs("DynamicQuantizeLinear", 11, {}, [x], 3)
+            cases.node((name, layout), dynamic_quantize.SPEC, node, [x], want)
+
+
+def test_zeros_have_a_scale_of_one() -> None:
+    with Cases("DynamicQuantizeLinear") as cases:
+        for n in (0, 1, 40):
+            x = np.zeros(n, np.float32)
+            outs = [new_value(name, np.uint8) for name in "yst"]
+            node = Node("DynamicQuantizeLinear", [new_value("x", x.dtype, x.shape)], outs)
+            want = [np.zeros(n, np.uint8), np.asarray(np.float32(1)), np.asarray(np.uint8(0))]
+            cases.node(n, dynamic_quantize.SPEC, node, [x], want)
