@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -118,8 +119,9 @@ def _run_worker(
     drain = threading.Thread(target=lambda pipe: stderr.append(pipe.read()), args=(process.stderr,))
     drain.start()
     try:
-        process.stdin.write(json.dumps(request).encode())
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it died: what it said is reported below
+            process.stdin.write(json.dumps(request).encode())
+            process.stdin.close()
         left = [k.name for k in kernels]
         while left:
             header = _read(process.stdout, FRAME.size)
