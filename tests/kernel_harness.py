@@ -18,6 +18,7 @@ from qrt.jit.declare import HEADER, Kernel
 from qrt.jit.load import kernel_addresses
 from qrt.jit.target import target_for
 from qrt.ops.spec import OpSpec
+from qrt.program.constants import aligned_bytes
 from qrt.simd.features import X86_LEVELS, active_features, detected_features, is_x86
 
 Array = np.ndarray[Any, Any]
@@ -165,7 +166,8 @@ def run_node(
     rng = np.random.default_rng(seed)
     arena = rng.integers(0, 256, bench.arena_nbytes + ALIGN, dtype=np.uint8)
     arena = arena[-arena.ctypes.data % ALIGN :][: bench.arena_nbytes]
-    constants = np.frombuffer(bytes(bench.constants) + bytes(ALIGN), np.uint8)
+    constants = aligned_bytes(len(bench.constants) + ALIGN)
+    constants[: len(bench.constants)] = np.frombuffer(bytes(bench.constants), np.uint8)
     fed = []
     for value, array in zip(node.inputs, inputs, strict=True):
         if value is None or value.data is not None:

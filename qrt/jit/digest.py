@@ -1,7 +1,8 @@
 """A digest of all that a kernel's code depends on: its own bytecode and what it can reach.
 
 Functions are followed through globals and closures, those of Python, NumPy and numba by name only;
-constants enter by value. So an edit of a helper recompiles the kernels that use it and no others.
+constants enter by value; modules that a function imports when it runs (generators of LLVM code) by
+their source. So an edit of a helper recompiles the kernels that use it and no others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import llvmlite
 
-from qrt.jit.compile_source import source_bytes
+from qrt.jit.compile_source import generator_bytes, source_bytes
 from qrt.jit.declare import Declared, Kernel
 from qrt.jit.target import Target
 
@@ -65,6 +66,10 @@ _FOREIGN = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite"} - {"__main__
 def _walk_code(code: types.CodeType, h: Any) -> None:
     h.update(code.co_code)
     h.update(repr((code.co_names, code.co_varnames, code.co_freevars)).encode())
+    # what is imported inside a function stands in no global: a generator counts by its source
+    for package in (name for name in code.co_names if name.startswith("qrt.")):
+        for module in (package, *(f"{package}.{name}" for name in code.co_names)):
+            h.update(generator_bytes(module))
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
             _walk_code(const, h)

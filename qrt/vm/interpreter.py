@@ -145,6 +145,7 @@ def receive(box, clock, spin_ns):  # type: ignore[no-untyped-def]
             continue
         looks = 0
         if now_ns(clock, box + WORD * TIME) < deadline:
+            sched_yield()
             continue
         if atomic_claim(mail, EMPTY, ASLEEP) != 0:
             mutex_lock(box + WORD * MUTEX)
