@@ -125,7 +125,8 @@ def _attributes(node: Node, version: int) -> list[Any]:
             continue
         if isinstance(value, np.ndarray):
             value = numpy_helper.from_array(value)
-        made.append(helper.make_attribute(name, value, attr_type=schema.attributes[name].type))
+        kind: Any = schema.attributes[name].type
+        made.append(helper.make_attribute(name, value, attr_type=int(kind.value)))
     return made
 
 
