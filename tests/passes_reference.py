@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
 from qrt.errors import UnsupportedError
-from qrt.ir import Graph
+from qrt.ir import Graph, Node
 from qrt.loader import load_graph
 from qrt.ops import OPS
+from qrt.ops.host import HOST_DOMAIN
+from qrt.ops.one_node import Evaluator
 from qrt.passes import bind_values, optimize, specialised_inputs, specialize
 
 Array = np.ndarray[Any, Any]
@@ -30,11 +32,17 @@ def run(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
     values: dict[int, Array] = {id(v): inputs[v.name] for v in graph.inputs}
     for node in graph.nodes:
         arrays = [None if v is None else values.get(id(v), v.data) for v in node.inputs]
-        spec = OPS[node.domain, node.op]
-        if spec.reference is None:
-            raise UnsupportedError(f"{node.where} has no reference")
-        for value, array in zip(node.outputs, spec.reference(node, arrays), strict=True):
+        for value, array in zip(node.outputs, _outputs(node, arrays), strict=True):
             assert array.shape == value.static_shape, (node, array.shape)
             assert array.dtype == value.dtype, (node, array.dtype)
             values[id(value)] = array
     return {v.name: values[id(v)] for v in graph.outputs}
+
+
+def _outputs(node: Node, arrays: Sequence[Array | None]) -> Sequence[Array]:
+    if node.domain == HOST_DOMAIN:
+        return [np.asarray(array) for array in Evaluator(node)(arrays)]
+    reference = OPS[node.domain, node.op].reference
+    if reference is None:
+        raise UnsupportedError(f"{node.where} has no reference")
+    return reference(node, arrays)

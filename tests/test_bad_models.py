@@ -200,7 +200,20 @@ def quantization(make: Callable[..., onnx.ModelProto], where: str) -> dict[str, 
 UNSUPPORTED: dict[str, Case] = {
     "unknown operator": (one("Frobnicate", domain="my"), UnsupportedError, ("Frobnicate 'n'",)),
     "unknown ONNX operator": (one("Frobnicate"), QrtError, ("Frobnicate 'n'",)),
-    "operator": (one("Det"), UnsupportedError, ("Det 'n'", "not supported")),
+    "shape in the data": (one("NonZero"), UnsupportedError, ("NonZero 'n'", "not supported")),
+    "sequence": (
+        one("SplitToSequence", axis=1), UnsupportedError, ("SplitToSequence 'n'", "no tensor"),
+    ),
+    "meaning of an older opset": (
+        one("Hardmax", opset=11), UnsupportedError, ("Hardmax 'n'", "opset 11"),
+    ),
+    "no implementation": (
+        make_model(
+            [node("MaxRoiPool", "x r", "y", name="n", pooled_shape=[2, 2])],
+            inputs=[IMAGE, tensor_info("r", (1, 5))],
+        ),
+        UnsupportedError, ("MaxRoiPool 'n'", "onnx.reference"),
+    ),
     "subgraph": (
         make_model(
             [node("If", "c", "y", name="n", then_branch=helper.make_graph([], "b", [], []),
@@ -208,18 +221,6 @@ UNSUPPORTED: dict[str, Case] = {
             inputs=[tensor_info("c", (), TensorProto.BOOL)],
         ),
         UnsupportedError, ("If 'n'", "subgraphs"),
-    ),
-    "spatial axes": (
-        make_model(
-            [node("MaxPool", "x", "y", name="n", kernel_shape=[2, 2, 2])],
-            inputs=[tensor_info("x", (1, 3, 4, 4, 4))],
-        ),
-        UnsupportedError, ("MaxPool 'n'", "3 spatial axes"),
-    ),
-    "float16": (
-        make_model([node("Softmax", "x", "y", name="n")],
-                   inputs=[tensor_info("x", (2, 3), TensorProto.FLOAT16)]),
-        UnsupportedError, ("Softmax 'n'", "float16"),
     ),
 }  # fmt: skip
 

@@ -18,6 +18,10 @@ from qrt.jit.declare import Kernel
 Array = np.ndarray[Any, Any]
 
 
+# arrays of the inputs (omitted ones None) to those of the outputs; threads may call it at once
+HostFunction = Callable[[Sequence[Array | None]], list[Any]]
+
+
 class Operand(Protocol):
     """A place in the arena or the constants, known exactly only after planning."""
 
@@ -61,6 +65,12 @@ class Lowering(Protocol):
 
     def emit(self, kernel: Kernel, **fields: int | float | np.float32 | Operand) -> None:
         """Append a row. Every field of the kernel by name; floats are stored as float32 bits."""
+        ...
+
+    def host(
+        self, function: HostFunction, inputs: Sequence[Value | None], outputs: Sequence[Value]
+    ) -> None:
+        """Append a row that Python runs: `outputs` become what `function` makes of `inputs`."""
         ...
 
 

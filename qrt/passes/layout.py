@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from qrt.ir import Graph, Node, Value
 from qrt.ops import OPS
+from qrt.ops.host import HOST_DOMAIN
 
 Layout = tuple[int, ...] | None
 
@@ -55,7 +56,7 @@ class _Layouts:
 
     def place(self, node: Node) -> None:
         """Give the node its inputs in an order it takes, its outputs the order they come in."""
-        treat = OPS[node.domain, node.op].layout
+        treat = "row_major" if node.domain == HOST_DOMAIN else OPS[node.domain, node.op].layout
         order: Layout = None
         if node.op == "Transpose" and not node.domain:
             order = _renamed(node)

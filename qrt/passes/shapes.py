@@ -6,15 +6,17 @@ means something else for this shape alone (`resolve`) is rewritten on the way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from qrt.errors import InputError, ModelError, QrtError, UnsupportedError, at_node
 from qrt.ir import Graph, Node
-from qrt.ops import OPS
+from qrt.ops import OPS, host
+from qrt.ops.one_node import Result
 from qrt.passes.fold import folded, set_constants
 from qrt.passes.resolve import resolve
+from qrt.quant.affine import Array
 
 
 def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
@@ -29,7 +31,8 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
         for node in _resolved(original):
             arrays = folded(node)
             if arrays is None:
-                _infer(graph, node)
+                arrays = _infer(graph, node)
+            if arrays is None:
                 kept.append(node)
             else:
                 kept.extend(set_constants(node, arrays, outputs))
@@ -44,17 +47,15 @@ def _resolved(node: Node) -> list[Node]:
         at_node(error, node.where)
 
 
-def _infer(graph: Graph, node: Node) -> None:
-    spec = OPS.get((node.domain, node.op))
-    if spec is None:
-        domain = node.domain or "ai.onnx"
-        opset = graph.opsets.get(node.domain, node.version)
-        raise UnsupportedError(
-            f"{node.where}: operator {node.op} of domain {domain}, opset {opset},"
-            f" is not supported{' (' + node.why + ')' if node.why else ''}"
-        )
+def _infer(graph: Graph, node: Node) -> list[Array] | None:
+    """Set shape and dtype of the outputs; the outputs, where a host operator's are known now."""
+    arrays = None
     try:
-        results = spec.infer(node)
+        results = _native(graph, node)
+    except UnsupportedError as error:
+        if node.domain:
+            at_node(error, node.where)
+        results, arrays = _hosted(node, error)
     except QrtError as error:
         at_node(error, node.where)
     except ValueError as error:  # NumPy's, of shapes that do not broadcast
@@ -62,3 +63,31 @@ def _infer(graph: Graph, node: Node) -> None:
     for value, (shape, dtype) in zip(node.outputs, results, strict=False):
         value.shape = tuple(int(d) for d in shape)
         value.dtype = np.dtype(dtype)  # type: ignore[call-overload]
+    return arrays
+
+
+def _native(graph: Graph, node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
+    spec = OPS.get((node.domain, node.op))
+    if spec is not None:
+        return spec.infer(node)
+    domain = node.domain or "ai.onnx"
+    opset = graph.opsets.get(node.domain, node.version)
+    why = f" ({node.why})" if node.why else ""
+    if node.domain:
+        raise UnsupportedError(
+            f"operator {node.op} of domain {domain}, opset {opset}, is not supported{why}"
+        )
+    raise UnsupportedError("it has no native kernel")
+
+
+def _hosted(node: Node, refusal: UnsupportedError) -> tuple[list[Result], list[Array] | None]:
+    """Shapes and dtypes by ONNX itself, and the outputs when all inputs are constants."""
+    try:
+        results = host.infer(node)
+        arrays = host.folded(node, results)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{node.where}: is not supported: {refusal}; {error}") from error
+    except QrtError as error:
+        at_node(error, node.where)
+    host.make_host(node, str(refusal))
+    return results, arrays

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,14 @@ import numpy as np
 from qrt.errors import MemoryLimitError, ProgramError, QrtError, UnsupportedError, at_node
 from qrt.ir import Graph, Node, Value
 from qrt.jit.declare import HEADER, Kernel
-from qrt.ops.spec import Operand, OpSpec
+from qrt.ops import host
+from qrt.ops.spec import HostFunction, Lowering, Operand, OpSpec
 from qrt.program.barriers import needed_barriers
 from qrt.program.constants import ConstantPool
+from qrt.program.host import HOST
 from qrt.program.memory import check_plan, plan_memory
 from qrt.program.places import ArenaPlace, Buffer, ConstantPlace, Place
-from qrt.program.program import BARRIER, Binding, NodeLabel, Program
+from qrt.program.program import BARRIER, Binding, HostCall, NodeLabel, Program
 from qrt.program.touches import touches
 from qrt.program.verify import verify
 
@@ -35,6 +37,7 @@ class ProgramBuilder:
         self._places: dict[Value, Place] = {}
         self._buffers: list[Buffer] = []
         self._rows: list[tuple[Kernel, int, dict[str, Any]]] = []
+        self._hosts: list[tuple[HostFunction, list[Value | None], list[Value]]] = []
         self._node = 0
 
     def operand(self, value: Value) -> Place:
@@ -77,6 +80,28 @@ class ProgramBuilder:
                 value.buffer.touch(len(self._rows))
         self._rows.append((kernel, self._node, fields))
 
+    def host(
+        self, function: HostFunction, inputs: Sequence[Value | None], outputs: Sequence[Value]
+    ) -> None:
+        """Append a row that Python runs on arrays over the operands."""
+        for value in (*inputs, *outputs):
+            place = None if value is None else self.operand(value)
+            if isinstance(place, ArenaPlace):
+                place.buffer.touch(len(self._rows))
+        self._rows.append((HOST, self._node, {"call": len(self._hosts)}))
+        self._hosts.append((function, list(inputs), list(outputs)))
+
+    def lowered(self, lower: Callable[[Node, Lowering], None], node: Node) -> None:
+        """Let `lower` emit the rows of `node`; of an operator that is refused none remains."""
+        count = len(self._rows)
+        try:
+            lower(node, self)
+        except UnsupportedError:
+            del self._rows[count:]
+            for value in node.outputs:
+                self._places.pop(value, None)
+            raise
+
     def enter(self, node: int) -> None:
         """Rows emitted from here on belong to `node`."""
         self._node = node
@@ -98,8 +123,9 @@ class ProgramBuilder:
         arena_nbytes = plan_memory(self._buffers)
         check_plan(self._buffers, arena_nbytes)
         kernels = tuple(dict.fromkeys(kernel.name for kernel, _, _ in self._rows))
+        hosts = tuple(self._host_call(*made) for made in self._hosts)
         return Program(
-            rows=self._encoded_rows(kernels),
+            rows=self._encoded_rows(kernels, hosts),
             kernels=kernels,
             constants=self.pool,
             arena_nbytes=arena_nbytes,
@@ -107,6 +133,7 @@ class ProgramBuilder:
             outputs=tuple(self._binding(v) for v in graph.outputs),
             nodes=labels,
             threads=self._threads,
+            hosts=hosts,
         )
 
     def _constant_value(self, value: Value) -> ConstantPlace:
@@ -131,7 +158,16 @@ class ProgramBuilder:
         offset = self.operand(value).encoded
         return Binding(value.name, value.dtype, value.static_shape, offset, value.layout)
 
-    def _encoded_rows(self, kernels: tuple[str, ...]) -> Array:
+    def _host_call(
+        self, function: HostFunction, inputs: list[Value | None], outputs: list[Value]
+    ) -> HostCall:
+        return HostCall(
+            function,
+            tuple(None if v is None else self._binding(v) for v in inputs),
+            tuple(self._binding(v) for v in outputs),
+        )
+
+    def _encoded_rows(self, kernels: tuple[str, ...], hosts: tuple[HostCall, ...]) -> Array:
         width = len(HEADER) + max((len(k.fields) for k, _, _ in self._rows), default=0)
         rows = np.zeros((len(self._rows), width), np.int64)
         index = {name: i for i, name in enumerate(kernels)}
@@ -140,7 +176,7 @@ class ProgramBuilder:
             row[: len(HEADER) + len(slots)] = [index[kernel.name], node, 0, *slots]
         touched = []
         for (kernel, _, fields), values in zip(self._rows, rows.tolist(), strict=True):
-            touched.append(touches(kernel, values))
+            touched.append(touches(kernel, values, hosts))
             covered = {touch.field for touch in touched[-1]}
             for name, value in fields.items():
                 # what extents leave out neither barriers nor verification would see
@@ -188,11 +224,19 @@ def build_program(
 
 
 def _lower(ops: Ops, node: Node, builder: ProgramBuilder) -> None:
+    if node.domain == host.HOST_DOMAIN:
+        host.lower(node, builder)
+        return
     spec = ops.get((node.domain, node.op))
-    if spec is None or spec.lower is None:
-        domain = f"{node.domain}." if node.domain else ""
-        raise UnsupportedError(f"operator {domain}{node.op} has no native kernel")
-    spec.lower(node, builder)
+    try:
+        if spec is None or spec.lower is None:
+            domain = f"{node.domain}." if node.domain else ""
+            raise UnsupportedError(f"operator {domain}{node.op} has no native kernel")
+        builder.lowered(spec.lower, node)
+    except UnsupportedError as error:
+        if node.domain:
+            raise
+        host.lower_refused(node, builder, error)
 
 
 def _label(node: Node) -> NodeLabel:
@@ -200,7 +244,7 @@ def _label(node: Node) -> NodeLabel:
     layout = "" if out is None or out.layout is None else _layout_name(out.layout)
     return NodeLabel(
         where=node.where,
-        op=f"{node.domain}.{node.op}" if node.domain else node.op,
+        op=node.op if node.domain in ("", host.HOST_DOMAIN) else f"{node.domain}.{node.op}",
         name=node.name,
         index=node.index,
         origin=node.origin,

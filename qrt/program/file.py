@@ -23,6 +23,7 @@ import numpy as np
 from qrt.errors import ProgramError
 from qrt.jit.declare import HEADER
 from qrt.program.constants import ConstantPool
+from qrt.program.host import HOST
 from qrt.program.places import SLACK
 from qrt.program.program import Binding, NodeLabel, Program
 from qrt.program.verify import verify
@@ -38,7 +39,16 @@ _LITTLE = sys.byteorder == "little"
 
 
 def save_program(program: Program, path: str | os.PathLike[str]) -> None:
-    """Write `program` to `path`, beside it first, so that no reader sees half a file."""
+    """Write `program` to `path`, beside it first, so that no reader sees half a file.
+
+    Raises ProgramError for a program with host operators, which are Python objects.
+    """
+    if program.hosts:
+        first = next(i for i in range(len(program.rows)) if program.kernel(i) is HOST)
+        raise ProgramError(
+            f"{program.where(first)}: a program with operators that onnx.reference runs cannot be"
+            " saved, only one of native kernels"
+        )
     assert _LITTLE, "program files are little-endian"
     rows = np.ascontiguousarray(program.rows, np.int64)
     constants = program.constants.buffer

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qrt.jit.declare import HEADER, KERNELS, Kernel
+from qrt.ops.spec import HostFunction
 from qrt.program.constants import ConstantPool
 
 Array = np.ndarray[Any, Any]
@@ -48,6 +49,15 @@ class Binding:
 
 
 @dataclass(frozen=True)
+class HostCall:
+    """What a host row does: `outputs` become what `function` makes of `inputs`, in Python."""
+
+    function: HostFunction
+    inputs: tuple[Binding | None, ...]
+    outputs: tuple[Binding, ...]
+
+
+@dataclass(frozen=True)
 class NodeLabel:
     """What `explain` and messages say about a node of the machine graph."""
 
@@ -67,7 +77,8 @@ class Program:
 
     rows: int64 (n, width), each `HEADER` (index into `kernels`, index into `nodes`, barrier flag)
     and then the kernel's fields, zero-padded. `threads` is the largest number that may walk it
-    (scratch is sized for that many). `arena_nbytes` is without SLACK.
+    (scratch is sized for that many). `arena_nbytes` is without SLACK. `hosts` are what the rows of
+    the kernel HOST (`qrt.program.host`) call, in the order of those rows.
     """
 
     rows: Array
@@ -78,6 +89,7 @@ class Program:
     outputs: tuple[Binding, ...]
     nodes: tuple[NodeLabel, ...]
     threads: int = 1
+    hosts: tuple[HostCall, ...] = ()
 
     def kernel(self, row: int) -> Kernel:
         """The kernel of `row`; the program is verified or just built."""

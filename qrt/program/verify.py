@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from qrt.errors import ProgramError
 from qrt.jit.declare import HEADER, KERNELS, Kernel
 from qrt.program.barriers import missing_barriers
+from qrt.program.host import CALL, HOST
 from qrt.program.program import BARRIER, KERNEL, NODE, Binding, Program
 from qrt.program.touches import Touch, touches
 
@@ -16,7 +17,8 @@ def verify(program: Program) -> None:
 
     Every kernel is known; each operand's extent lies inside arena or constants (kernels read up to
     64 bytes of slack behind it); constants are only read; what a row writes overlaps nothing else
-    that it touches; barriers stand between rows that depend on each other; bindings lie inside.
+    that it touches; barriers stand between rows that depend on each other; bindings lie inside;
+    host rows make the host calls in order.
     The kernels are known once `qrt.ops` is imported.
     """
     if program.arena_nbytes < 0 or program.threads < 1:
@@ -35,6 +37,7 @@ def verify(program: Program) -> None:
         raise ProgramError(f"row {i}: depends on a row before it, but has no barrier")
     _check_bindings(program, program.inputs, may_be_constant=False)
     _check_bindings(program, program.outputs, may_be_constant=True)
+    _check_hosts(program, kernels, rows)
 
 
 def _known(name: str) -> Kernel:
@@ -55,7 +58,7 @@ def _check_row(program: Program, kernels: Sequence[Kernel], row: list[int]) -> l
     used = len(HEADER) + len(kernel.fields)
     if used > len(row) or any(row[used:]):
         raise ProgramError(f"kernel {kernel.name} has {used} slots, the row has others")
-    found = touches(kernel, row)
+    found = touches(kernel, row, program.hosts)
     for i, touch in enumerate(found):
         _check_touch(program, kernel, touch)
         for other in found[:i]:
@@ -75,6 +78,16 @@ def _check_touch(program: Program, kernel: Kernel, touch: Touch) -> None:
             f"kernel {kernel.name} touches bytes {touch.start} to {touch.stop} of the {room} by"
             f" {touch.field}; there are {limit}"
         )
+
+
+def _check_hosts(program: Program, kernels: Sequence[Kernel], rows: list[list[int]]) -> None:
+    called = [row[CALL] for row in rows if kernels[row[KERNEL]] is HOST]
+    if called != list(range(len(program.hosts))):
+        raise ProgramError(f"{len(program.hosts)} host calls, the rows make {called}")
+    for host in program.hosts:
+        inputs = [b for b in host.inputs if b is not None]
+        _check_bindings(program, inputs, may_be_constant=True)
+        _check_bindings(program, host.outputs, may_be_constant=False)
 
 
 def _check_bindings(program: Program, bindings: Sequence[Binding], may_be_constant: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -39,6 +40,7 @@ class Call:
     """
 
     __slots__ = ("_budget", "_keep", "arena", "block", "enter", "inputs", "nbytes", "outputs")
+    enter: Callable[[], int]
 
     def __init__(
         self,

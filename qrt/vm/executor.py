@@ -10,17 +10,19 @@ import numpy as np
 
 from qrt.errors import KernelError
 from qrt.jit.build import Progress
+from qrt.program.host import NOT_NATIVE
 from qrt.program.program import KERNEL, Program
 from qrt.program.touches import touches
 from qrt.vm.budget import ArenaBudget
 from qrt.vm.call import Call
+from qrt.vm.hosted import HostedCall
 from qrt.vm.native import addresses_for, machine
 from qrt.vm.threads import worker_pool
 
 Array = np.ndarray[Any, Any]
 
 SMALL_NBYTES = 1 << 16  # a run that touches less is over before a sleeping worker could help
-STATUSES = {1: "an index is out of range"}
+STATUSES = {1: "an index is out of range", NOT_NATIVE: "it runs in Python only"}
 WAIT = 0.001  # s between two looks for an arena, when `max_bytes` does not allow another
 
 
@@ -52,6 +54,7 @@ class Executor:
         self._budget = budget or ArenaBudget(None)
         self._budget.share(self)
         self._constants = program.constants.buffer
+        self._call = HostedCall if program.hosts else Call
         self._free: list[Call] = []
 
     def run(self, inputs: Sequence[Array], which: Sequence[int] | None = None) -> list[Array]:
@@ -111,7 +114,7 @@ class Executor:
             except IndexError:
                 self._budget.reclaim()
                 time.sleep(WAIT)
-        return Call(
+        return self._call(
             self.program,
             self._rows,
             self._constants,
@@ -136,5 +139,5 @@ def touched_nbytes(program: Program) -> int:
     return sum(
         touch.stop - touch.start
         for i, row in enumerate(program.rows.tolist())
-        for touch in touches(program.kernel(i), row)
+        for touch in touches(program.kernel(i), row, program.hosts)
     )

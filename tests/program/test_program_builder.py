@@ -136,8 +136,8 @@ def test_programs_share_the_pool() -> None:
 def test_an_unknown_operator_is_named_once() -> None:
     x, out = tensor("x", (3,)), tensor("out", (3,))
     with pytest.raises(UnsupportedError) as caught:
-        built(Graph([Node("Sinh", [x], [out], name="s", index=7)], [x], [out]))
-    assert str(caught.value) == "Sinh 's' (#7): operator Sinh has no native kernel"
+        built(Graph([Node("Frob", [x], [out], {}, "my", "s", 7)], [x], [out]))
+    assert str(caught.value) == "Frob 's' (#7): operator my.Frob has no native kernel"
 
 
 def test_errors_of_lower_are_led_by_the_node() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 
@@ -19,6 +20,10 @@ from qrt.quant.affine import S8, U8, Array, make_qparams, quantize, unsigned
 
 # integer types of constants that DequantizeLinear may read; int4 and kin are widened to 8 bit
 NARROW = ("int4", "uint4", "int2", "uint2")
+QUANTIZED = ("uint8", "int8", "uint16", "int16")  # what Quantize makes
+DEQUANTIZED = (*QUANTIZED, "int32")  # what Dequantize reads
+HALVES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e8m0fnu))
+FLOAT = (0, onnx.TensorProto.FLOAT)  # of output_dtype and precision: not given, float32
 
 
 def quantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
@@ -29,10 +34,11 @@ def quantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outcome
     dtype = U8 if zero_point is None else zero_point.dtype
     if zero_point is None and node.attrs.get("output_dtype"):
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(node.attrs["output_dtype"]))
-    if dtype.kind not in "iu":
-        return f"{dtype} is not an integer type"
-    if node.attrs.get("block_size"):
-        return "its scale differs from block to block"
+    if dtype.name not in QUANTIZED:
+        return f"Quantize to {dtype} has no native kernel"
+    reason = _only_reference(node, views[0], scale)
+    if reason:
+        return reason
     y = qparams_of(node, scale, zero_point, dtype)
     return quantize_view(walk, node, views[0], y)
 
@@ -61,8 +67,9 @@ def dequantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outco
     scale, zero_point = walk.array(node.input(1)), walk.array(node.input(2))
     if scale is None or (node.input(2) is not None and zero_point is None):
         return "its scale or zero point is computed while the model runs"
-    if node.attrs.get("block_size"):
-        return "its scale differs from block to block"
+    reason = _only_reference(node, None, scale)
+    if reason:
+        return reason
     return dequantize_view(walk, node, views[0], scale, zero_point)
 
 
@@ -87,11 +94,25 @@ def dequantize_view(
         value, qparams = walk.codes(codes, node.required(0)), unsigned(qparams)
     else:
         value = walk.real(x, node.required(0))
-        if value.dtype is None or value.dtype.kind not in "iu":
+        if value.dtype is None or value.dtype.name not in DEQUANTIZED:
             return f"its input is {value.dtype or 'of an unknown type'}"
         qparams = qparams_of(node, scale, zero_point, value.dtype)
     out = walk.result(node.outputs[0], np.dtype(np.float32))
     return Plain(walk.emit("Dequantize", [value], {"x": qparams}, out))
+
+
+def _only_reference(node: Node, x: View | None, scale: Array) -> str:
+    """Why no Quantize or Dequantize means this node: float16 and blocks (ONNX opset 19 to 25)."""
+    if node.attrs.get("block_size"):
+        return "its scale differs from block to block"
+    if scale.dtype != np.float32 and scale.dtype in HALVES:
+        return f"its scale is {scale.dtype}"
+    if isinstance(x, Plain) and x.value.dtype not in (None, np.dtype(np.float32)):
+        return f"its input is {x.value.dtype}"
+    precision = "output_dtype" if node.op == "DequantizeLinear" else "precision"
+    if node.attrs.get(precision, 0) not in FLOAT:
+        return f"its {precision} is not float32"
+    return ""
 
 
 def qparams_of(

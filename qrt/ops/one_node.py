@@ -1,0 +1,157 @@
+"""One node as an ONNX model of its own: its shapes by ONNX, its values by `onnx.reference`.
+
+Everything of onnx is imported when first used: models that run natively never need it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qrt.errors import ModelError, UnsupportedError
+from qrt.ir import Node
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = np.ndarray[Any, Any]
+Result = tuple[tuple[int, ...], np.dtype[Any]]
+
+# the evaluator has no older implementation, and the later one means the same on older nodes
+RUNS_AS = {"DequantizeLinear": 19}
+# the evaluator's only implementation is of this opset, and older ones meant something else
+MEANS_SINCE = {
+    "BatchNormalization": 9, "GridSample": 20, "GroupNormalization": 21, "Hardmax": 13,
+    "LogSoftmax": 13, "Resize": 11, "RoiAlign": 16, "Scan": 9, "Softmax": 13, "Upsample": 9,
+}  # fmt: skip
+# constants of at most so many elements are shown to shape inference: shapes, axes, pads, scales
+SHOWN = 4096
+
+
+class Evaluator:
+    """A node on `onnx.reference`, made once; it keeps no state, so threads may share it.
+
+    Raises UnsupportedError when the reference has no implementation that means this node.
+    """
+
+    def __init__(self, node: Node) -> None:
+        since = MEANS_SINCE.get(node.op, 0)
+        if node.version < since:
+            raise UnsupportedError(
+                f"onnx.reference runs {node.op} as of opset {since}, not of opset {node.version}"
+            )
+        version = max(node.version, RUNS_AS.get(node.op, 0))
+        model = one_node_model(node, version, ())
+        from onnx.reference import ReferenceEvaluator
+
+        try:
+            self._evaluator = ReferenceEvaluator(model)
+        except Exception as error:  # of whatever kind: each release of onnx has its own
+            raise UnsupportedError(f"onnx.reference cannot run it: {first_line(error)}") from error
+        self._names = [_input_name(i) for i in range(len(node.inputs))]
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Any]:
+        """The outputs for `inputs`, omitted ones None; raises whatever the reference raises."""
+        feeds = {n: a for n, a in zip(self._names, inputs, strict=True) if a is not None}
+        with np.errstate(all="ignore"):
+            return list(self._evaluator.run(None, feeds))
+
+
+def inferred(node: Node) -> list[Result | None]:
+    """Shape and dtype of each output by ONNX's shape inference; None where it does not know.
+
+    Raises ModelError when inference finds that the node breaks a rule of its operator,
+    UnsupportedError for an output that is no tensor.
+    """
+    import onnx
+
+    shown = [
+        i
+        for i, value in enumerate(node.inputs)
+        if value is not None and value.data is not None and value.data.size <= SHOWN
+    ]
+    model = one_node_model(node, node.version, shown)
+    try:
+        model = onnx.shape_inference.infer_shapes(
+            model, check_type=True, strict_mode=True, data_prop=True
+        )
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(_rule(error)) from error
+    return [_result(info) for info in model.graph.output]
+
+
+def one_node_model(node: Node, version: int, shown: Sequence[int]) -> onnx.ModelProto:
+    """A model of `node` alone in opset `version`; inputs numbered in `shown` carry their data."""
+    from onnx import ValueInfoProto, helper, numpy_helper
+
+    names = ["" if value is None else _input_name(i) for i, value in enumerate(node.inputs)]
+    outputs = [f"o{i}" for i in range(len(node.outputs))]
+    made = helper.make_node(node.op, names, outputs)
+    made.attribute.extend(_attributes(node, version))
+    inputs, initializers = [], []
+    for i, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        if value.dtype is None or value.dtype.hasobject:
+            raise UnsupportedError(f"tensor {value.name!r} of {value.dtype} has no native form")
+        if i in shown:
+            assert value.data is not None
+            initializers.append(numpy_helper.from_array(value.data, names[i]))
+        else:
+            element = helper.np_dtype_to_tensor_dtype(value.dtype)
+            inputs.append(helper.make_tensor_value_info(names[i], element, value.static_shape))
+    graph = helper.make_graph(
+        [made], "node", inputs, [ValueInfoProto(name=name) for name in outputs], initializers
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
+
+
+def first_line(error: Exception) -> str:
+    """Kind and first line of an exception of somebody else's, for a message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _attributes(node: Node, version: int) -> list[Any]:
+    """AttributeProtos; the schema says of which type, since [] and 1 do not."""
+    from onnx import defs, helper, numpy_helper
+
+    schema = defs.get_schema(node.op, version, "")
+    made = []
+    for name, value in node.attrs.items():
+        if name not in schema.attributes:  # a tool's private note
+            continue
+        if isinstance(value, np.ndarray):
+            value = numpy_helper.from_array(value)
+        kind: Any = schema.attributes[name].type
+        made.append(helper.make_attribute(name, value, attr_type=int(kind.value)))
+    return made
+
+
+def _input_name(i: int) -> str:
+    return f"i{i}"
+
+
+def _result(info: onnx.ValueInfoProto) -> Result | None:
+    from onnx import TensorProto, helper
+
+    kind = info.type.WhichOneof("value")
+    if kind not in (None, "tensor_type"):
+        raise UnsupportedError(f"its output is a {kind.removesuffix('_type')}, no tensor")
+    tensor = info.type.tensor_type
+    if tensor.elem_type == TensorProto.UNDEFINED or not tensor.HasField("shape"):
+        return None
+    if not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        return None
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    return tuple(int(dim.dim_value) for dim in tensor.shape.dim), dtype
+
+
+def _rule(error: Exception) -> str:
+    """What inference says, without its own name of the node."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else "it breaks a rule of its operator"
+    _, mark, rest = text.partition("): ")
+    return (rest if mark else text).strip()[:300]
