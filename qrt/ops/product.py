@@ -118,6 +118,7 @@ def lower_product(
     tile = _tile(m, n, taps * -(-channels // KR), product, bound, program.features)
     epilogue = product.epilogue
     corrected = product.bias - int(product.x.zero_point) * _weight_sums(w, product)
+    corrected = corrected + tile.x_offset * w.sum((1, 2), dtype=np.int64)
 
     def per_group(values: Any) -> Array:
         return np.broadcast_to(values, total).reshape(groups, n)
