@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -115,7 +115,7 @@ def _unpack_packages(root: Path) -> None:
 
 
 def _install_wheels(root: Path) -> None:
-    pins = [f"{name}=={version(name)}" for name in WHEELS]
+    pins = [pin for name in WHEELS if (pin := _pin(name))]
     platforms = [part for name in PLATFORMS for part in ("--platform", f"{name}_aarch64")]
     target = site_packages(root)
     _run(
@@ -127,6 +127,13 @@ def _install_wheels(root: Path) -> None:
     # by this Python, of the same version, rather than by the emulated one at first import
     for folder in (target, root / "usr/lib" / PYTHON):
         compileall.compile_dir(folder, quiet=2, workers=os.cpu_count() or 1)
+
+
+def _pin(name: str) -> str | None:
+    try:
+        return f"{name}=={version(name)}"
+    except PackageNotFoundError:
+        return None  # another version of a package may not need it
 
 
 def _run(command: list[str], folder: Path) -> None:
