@@ -19,7 +19,7 @@ from qrt.jit.load import kernel_addresses
 from qrt.jit.target import target_for
 from qrt.ops.spec import OpSpec
 from qrt.program.constants import aligned_bytes
-from qrt.simd.features import X86_LEVELS, active_features, detected_features, is_x86
+from qrt.simd.features import active_features, detected_features, levels
 
 Array = np.ndarray[Any, Any]
 GUARD = 192  # bytes before and after every tensor
@@ -31,10 +31,8 @@ ENTRY = ctypes.CFUNCTYPE(
 
 def feature_levels() -> list[str]:
     """Feature specs that this CPU runs: the levels, and all it has ("")."""
-    if not is_x86():
-        return ["portable", ""]
     have = detected_features()
-    return [name for name, needs in X86_LEVELS.items() if set(needs) <= have] + [""]
+    return [name for name, needs in levels().items() if set(needs) <= have] + [""]
 
 
 @dataclass(frozen=True)

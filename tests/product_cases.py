@@ -20,7 +20,7 @@ from qrt.ir import Node, QParams, Value
 from qrt.ops import conv, depthwise, matmul, product_rows
 from qrt.program.constants import aligned_bytes
 from qrt.program.places import SLACK
-from qrt.simd.features import X86_LEVELS, active_features, detected_features, is_x86
+from qrt.simd.features import LEVELS, active_features, detected_features, levels
 
 Array = np.ndarray[Any, Any]
 U8, I8, I32, F32 = (np.dtype(t) for t in (np.uint8, np.int8, np.int32, np.float32))
@@ -180,15 +180,14 @@ def conv_sums(
 
 def level_of(features: Sequence[str]) -> str:
     """The oldest level that has `features`: what a kernel declares must be enough to compile it."""
-    if not is_x86():
-        return "portable"
-    return next(name for name, has in X86_LEVELS.items() if set(features) <= set(has))
+    tables = (levels(), *LEVELS.values())  # this architecture's first
+    return next(name for t in tables for name, has in t.items() if set(features) <= set(has))
 
 
 def runnable(features: Sequence[str], what: str) -> bool:
     """True when this CPU has `features` and they are not switched off; prints what is left out."""
     level = level_of(features)
-    needs = set(X86_LEVELS[level]) if is_x86() else set()
+    needs = {*features, *levels().get(level, ())}
     if needs <= active_features():
         return True
     why = "switched off" if needs <= detected_features() else "this CPU lacks them"

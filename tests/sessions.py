@@ -14,21 +14,20 @@ import numpy as np
 import onnx
 
 import qrt
-from qrt.simd.features import X86_LEVELS, detected_features, is_x86
+from qrt.simd.features import detected_features, levels
 from tests.graphs.draw import Array
 
 THREADS = (1, 2)
-CHOSEN_LEVELS = ("portable", "avx2", "avx512vnni")
+LEFT_OUT = ("sse41", "avx512")  # levels whose code is close to another's
 
 Model = onnx.ModelProto | bytes | Path
 
 
 def feature_levels() -> list[str]:
-    """The levels out of `CHOSEN_LEVELS` below what this CPU has, and that ("")."""
-    if not is_x86():
-        return ["portable", ""]
+    """The levels below what this CPU has, and that ("")."""
     have = detected_features()
-    return [name for name in CHOSEN_LEVELS if set(X86_LEVELS[name]) < have] + [""]
+    below = [name for name, needs in levels().items() if set(needs) < have]
+    return [name for name in below if name not in LEFT_OUT] + [""]
 
 
 def run(

@@ -43,6 +43,9 @@ def test_weights(spec: DepthwiseSpec, kernel: tuple[int, int]) -> None:
             ramp = (np.arange(channels * kh * kw) * step).astype(np.uint8).view(np.int8)
             w = ramp.reshape(channels, kh, kw).astype(np.int16)
             packed: Any = pack_depthwise(w, spec).view(spec.weight_dtype)
+            if spec.planar:  # all lanes of a row, then of the next: back to side by side
+                planes = packed.reshape(-1, spec.rows, spec.lanes[0])
+                packed = planes.transpose(0, 2, 1).reshape(-1)
             at, c0 = 0, 0
             for lanes in blocks(channels, spec):
                 order = column_order(4, lanes, "u8")

@@ -49,15 +49,15 @@ def run(kernel: Kernel, row: dict[str, int], arena: Any, thread: int = 0, thread
 
 def one_step(limit: DotLimit, x: Any) -> Any:
     """What one step adds, summed over the accumulators, per lane; from the bytes of `x` alone."""
-    room = x.reshape(-1, FACTOR_NBYTES)[:, : 4 * limit.lanes]
+    used = limit.lanes * limit.macs_per_lane * np.dtype(limit.types[0]).itemsize
+    room = x.reshape(-1, FACTOR_NBYTES)[:, :used]
     factors, weights = room[: limit.factors], room[limit.factors :]
     total = np.zeros(limit.lanes, np.int64)
-    types = {4: (np.uint8, np.int8), 2: (np.int16, np.int16), 1: (np.int32, np.int32)}
     for i in range(limit.accumulators):
         pair = (factors[i % limit.factors], weights[i // limit.factors % limit.weights])
         a, w = (
             v.view(t).astype(np.int64).reshape(limit.lanes, limit.macs_per_lane)
-            for v, t in zip(pair, types[limit.macs_per_lane], strict=True)
+            for v, t in zip(pair, limit.types, strict=True)
         )
         total += (a * w).sum(1)
     return total

@@ -65,7 +65,10 @@ def test_weights(tile: TileSpec, epilogue: str, taps: int, channels: int) -> Non
 
 
 def _lanes(raw: Any, tile: TileSpec) -> Any:
-    """(lanes, 4) weights of one vector: bytes, or pairs (k0, k2) of all lanes, then (k1, k3)."""
+    """(lanes, 4) weights of one vector: bytes, pairs (k0, k1) of all lanes, then (k2, k3), or
+    int16 pairs (k0, k2) of all lanes, then (k1, k3)."""
+    if tile.pairs:
+        return raw.view(np.int8).reshape(2, tile.lanes, 2).transpose(1, 0, 2).reshape(-1, KR)
     if tile.weight_nbytes == 4:
         return raw.view(np.int8).reshape(tile.lanes, KR)
     pairs = raw.view(np.int16).reshape(2, tile.lanes, 2)

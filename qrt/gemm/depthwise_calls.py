@@ -17,6 +17,7 @@ def _codegen(kind: str, family: str, lanes: int, pixels: int, shape: tuple[int, 
         from qrt.gemm import depthwise_tile
         from qrt.gemm.depthwise_carry import build_carry_row
         from qrt.gemm.epilogue import BUILDERS
+        from qrt.gemm.tile import need_features
 
         name = f"qrt_depthwise_{kind}_{family}_{lanes}_{shape[0]}x{shape[1]}"
         fn = builder.module.globals.get(name)
@@ -29,6 +30,7 @@ def _codegen(kind: str, family: str, lanes: int, pixels: int, shape: tuple[int, 
             fn = depthwise_tile.build_tile(
                 builder.module, name, dot, pixels, shape, BUILDERS["u8"]
             )
+        need_features(context, fn, dot.features)
         builder.call(fn, args)
         return ir.Constant(ir.IntType(64), 0)
 

@@ -63,7 +63,10 @@ def build_carry_row(
 
     bias = [load(b, b.add(arg["columns"], const(nbytes * v)), vec) for v in range(4)]
     weights = [
-        [load(b, b.add(arg["weights"], const(nbytes * (4 * kx + v))), items, 32) for v in range(4)]
+        [
+            load(b, b.add(arg["weights"], const(nbytes * (4 * kx + v))), items, dot.align)
+            for v in range(4)
+        ]
         for kx in range(kernel_w)
     ]
     first = [column(b, const(j)) for j in range(carried)]

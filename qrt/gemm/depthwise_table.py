@@ -15,7 +15,11 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class DepthwiseSpec:
-    """A family: rows per dot group, lanes of its blocks (widest first), pixels per tile."""
+    """A family: rows per dot group, lanes of its blocks (widest first), pixels per tile.
+
+    `x_offset` as in a `TileSpec`; `planar` says that in a vector of weights all lanes of one row
+    of the kernel lie before those of the next.
+    """
 
     family: str
     rows: int
@@ -23,6 +27,8 @@ class DepthwiseSpec:
     pixels: int
     weight_dtype: type
     features: tuple[str, ...]
+    x_offset: int = 0
+    planar: bool = False
 
     @property
     def kernel_name(self) -> str:
@@ -34,6 +40,9 @@ class DepthwiseSpec:
 DEPTHWISE: tuple[DepthwiseSpec, ...] = (
     DepthwiseSpec("vnni", 4, (16, 8), 4, np.int8, ("avx512", "avx512vnni")),
     DepthwiseSpec("madd", 2, (8,), 2, np.int16, ("avx2",)),
+    DepthwiseSpec("i8mm", 4, (4,), 4, np.int8, ("neon", "i8mm")),
+    DepthwiseSpec("dotprod", 4, (4,), 4, np.int8, ("neon", "dotprod"), x_offset=128),
+    DepthwiseSpec("neon", 2, (4,), 4, np.int16, ("neon",), planar=True),
     DepthwiseSpec("portable", 1, (1,), 1, np.int16, ()),
 )
 
@@ -61,6 +70,9 @@ def pack_depthwise(w: Array, spec: DepthwiseSpec) -> Array:
         valid = order < channels
         block[valid, :kh] = w[order[valid]]
         block = block.reshape(4 * lanes, groups, spec.rows, kw).transpose(3, 1, 0, 2)
+        if spec.planar:
+            vectors = block.reshape(kw, groups, 4, lanes, spec.rows)
+            block = vectors.transpose(0, 1, 2, 4, 3)
         parts.append(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
         c0 += 4 * lanes
     return np.concatenate(parts)

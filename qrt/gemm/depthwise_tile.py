@@ -18,7 +18,10 @@ from typing import Any
 
 from llvmlite import ir
 
+from qrt.gemm.dots import flip_signs, sdot, usdot
 from qrt.gemm.tile import I8, I16, I32, I64, const, declare, load, store
+
+VNNI = ("avx512", "avx512vnni")
 
 ARGUMENTS = (
     "scratch",  # interleaved columns, at the first pixel's first column
@@ -42,9 +45,15 @@ class DepthwiseDot:
 
     rows: int
     lanes: int
+    features: tuple[str, ...]
     interleave: Callable[[Any, list[Any]], list[Any]]
     multiply: Callable[[Any, Any, Any, Any], Any]
     item: Any  # element type of the interleaved vectors
+
+    @property
+    def align(self) -> int:
+        """Alignment in bytes of weights and scratch, at most a register's."""
+        return min(32, 4 * self.lanes)
 
 
 def build_interleave(module: Any, name: str, dot: DepthwiseDot) -> Any:
@@ -64,7 +73,7 @@ def build_interleave(module: Any, name: str, dot: DepthwiseDot) -> Any:
     rows = [load(b, p, ir.VectorType(I8, 4 * dot.lanes), 1) for p in at]
     nbytes = 4 * dot.lanes
     for v, vector in enumerate(dot.interleave(b, rows)):
-        store(b, vector, b.add(out, const(nbytes * v)), 32)
+        store(b, vector, b.add(out, const(nbytes * v)), dot.align)
     following = b.add(i, const(1))
     for phi, first, after in (
         (i, const(0), following),
@@ -159,11 +168,11 @@ def _step(
 ) -> list[list[Any]]:
     """One kernel column of one row group, for every pixel."""
     nbytes = 4 * dot.lanes
-    w = [load(b, b.add(weights, const(nbytes * v)), _items(dot), 32) for v in range(4)]
+    w = [load(b, b.add(weights, const(nbytes * v)), _items(dot), dot.align) for v in range(4)]
     out = []
     at = group
     for row in acc:
-        x = [load(b, b.add(at, const(nbytes * v)), _items(dot), 32) for v in range(4)]
+        x = [load(b, b.add(at, const(nbytes * v)), _items(dot), dot.align) for v in range(4)]
         out.append([dot.multiply(b, row[v], x[v], w[v]) for v in range(4)])
         at = b.add(at, arg["pixel_step"])
     return out
@@ -179,7 +188,7 @@ def _step_unrolled(
     out = [list(row) for row in acc]
     for v in range(4):
         w = [
-            load(b, b.add(at, const(nbytes * v)), _items(dot), 32)
+            load(b, b.add(at, const(nbytes * v)), _items(dot), dot.align)
             for at in (b.add(weights, b.mul(column, const(kx))) for kx in range(kernel_w))
         ]
         for j in range((pixels - 1) * stride + kernel_w):
@@ -191,7 +200,7 @@ def _step_unrolled(
             if not users:
                 continue
             at = b.add(b.add(group, b.mul(arg["tap_step"], const(j))), const(nbytes * v))
-            x = load(b, at, _items(dot), 32)
+            x = load(b, at, _items(dot), dot.align)
             for p, kx in users:
                 out[p][v] = dot.multiply(b, out[p][v], x, w[kx])
     return out
@@ -243,8 +252,38 @@ def _vpmaddwd(b: Any, acc: Any, x: Any, w: Any) -> Any:
     return b.add(acc, b.call(madd, [x, w]))
 
 
+def _interleave_flipped(b: Any, rows: list[Any]) -> list[Any]:
+    """`_interleave_quads` of x - 128, for s8 dot products."""
+    return _interleave_quads(b, [flip_signs(b, row) for row in rows])
+
+
+def _widen_beside(b: Any, rows: list[Any]) -> list[Any]:
+    """Two rows of 16 bytes -> four vectors: four int16 of the first row, then of the second."""
+    words = [b.zext(row, ir.VectorType(I16, row.type.count)) for row in rows]
+    count = rows[0].type.count
+    result = []
+    for first in range(0, count, 4):
+        picks = [start + first + i for start in (0, count) for i in range(4)]
+        result.append(b.shuffle_vector(*words, ir.Constant(ir.VectorType(I32, 8), picks)))
+    return result
+
+
+def _smlal(b: Any, acc: Any, x: Any, w: Any) -> Any:
+    half = ir.VectorType(I16, 4)
+    smull = declare(b.module, "llvm.aarch64.neon.smull.v4i32", acc.type, [half, half])
+    nothing = ir.Constant(x.type, ir.Undefined)
+    for first in (0, 4):
+        mask = ir.Constant(ir.VectorType(I32, 4), list(range(first, first + 4)))
+        halves = [b.shuffle_vector(v, nothing, mask) for v in (x, w)]
+        acc = b.add(acc, b.call(smull, halves))
+    return acc
+
+
 DOTS = {
-    ("vnni", 16): DepthwiseDot(4, 16, _interleave_quads, _vpdpbusd, I8),
-    ("vnni", 8): DepthwiseDot(4, 8, _interleave_quads, _vpdpbusd, I8),
-    ("madd", 8): DepthwiseDot(2, 8, _interleave_pairs, _vpmaddwd, I16),
+    ("vnni", 16): DepthwiseDot(4, 16, VNNI, _interleave_quads, _vpdpbusd, I8),
+    ("vnni", 8): DepthwiseDot(4, 8, VNNI, _interleave_quads, _vpdpbusd, I8),
+    ("madd", 8): DepthwiseDot(2, 8, ("avx2",), _interleave_pairs, _vpmaddwd, I16),
+    ("i8mm", 4): DepthwiseDot(4, 4, ("neon", "i8mm"), _interleave_quads, usdot, I8),
+    ("dotprod", 4): DepthwiseDot(4, 4, ("neon", "dotprod"), _interleave_flipped, sdot, I8),
+    ("neon", 4): DepthwiseDot(2, 4, ("neon",), _widen_beside, _smlal, I16),
 }

@@ -6,7 +6,10 @@ from typing import Any
 
 from llvmlite import ir
 
-from qrt.gemm.tile import I16, I32, Dot, const, declare, load, splat
+from qrt.gemm.tile import I8, I16, I32, Dot, const, declare, load, splat
+
+_BYTES = ir.VectorType(I8, 16)  # a NEON register
+_SUMS = ir.VectorType(I32, 4)
 
 
 def _vnni_step(b: Any, acc: Any, operands: Any, weights: Any) -> Any:
@@ -19,7 +22,7 @@ def _vnni_step(b: Any, acc: Any, operands: Any, weights: Any) -> Any:
 VNNI512 = Dot(
     lanes=16,
     weight_nbytes=4,
-    features="+avx512f,+avx512bw,+avx512vl,+avx512vnni",
+    features=("avx512", "avx512vnni"),
     expand=lambda b, dword: splat(b, dword, 16),
     weights=lambda b, address: load(b, address, ir.VectorType(I32, 16), 64),
     step=_vnni_step,
@@ -55,10 +58,107 @@ def _madd_step(b: Any, acc: Any, operands: Any, weights: Any) -> Any:
 MADD256 = Dot(
     lanes=8,
     weight_nbytes=8,
-    features="+avx2",
+    features=("avx2",),
     expand=_madd_expand,
     weights=_madd_weights,
     step=_madd_step,
+)
+
+
+def _load_bytes(b: Any, address: Any) -> Any:
+    return load(b, address, _BYTES, 16)
+
+
+def flip_signs(b: Any, x: Any) -> Any:
+    """x - 128 as s8, for u8 x: what is missing, 128 * weight, the bias holds (`x_offset`)."""
+    return b.xor(x, splat_const(0x80, x.type.element, x.type.count))
+
+
+def _dwords(b: Any, x: Any) -> list[Any]:
+    """Each dword of 16 bytes in every lane: the by-element operand of dot instructions."""
+    words = b.bitcast(x, _SUMS)
+    nothing = ir.Constant(_SUMS, ir.Undefined)
+    masks = [ir.Constant(_SUMS, [g] * 4) for g in range(4)]
+    return [b.bitcast(b.shuffle_vector(words, nothing, mask), _BYTES) for mask in masks]
+
+
+def _first_dword(b: Any, dword: Any) -> Any:
+    """16 bytes that begin with `dword`; the rest is never looked at."""
+    words = b.insert_element(ir.Constant(_SUMS, ir.Undefined), dword, const(0, I32))
+    return b.bitcast(words, _BYTES)
+
+
+def sdot(b: Any, acc: Any, x: Any, w: Any) -> Any:
+    """Each int32 lane gains four s8 * s8 products, wrapping."""
+    dot = declare(b.module, "llvm.aarch64.neon.sdot.v4i32.v16i8", _SUMS, [_SUMS, _BYTES, _BYTES])
+    return b.call(dot, [acc, w, x])
+
+
+def usdot(b: Any, acc: Any, x: Any, w: Any) -> Any:
+    """Each int32 lane gains four u8 * s8 products, wrapping."""
+    dot = declare(b.module, "llvm.aarch64.neon.usdot.v4i32.v16i8", _SUMS, [_SUMS, _BYTES, _BYTES])
+    return b.call(dot, [acc, x, w])
+
+
+DOTPROD = Dot(
+    lanes=4,
+    weight_nbytes=4,
+    features=("neon", "dotprod"),
+    expand=lambda b, dword: _dwords(b, flip_signs(b, _first_dword(b, dword)))[0],
+    weights=_load_bytes,
+    step=sdot,
+    block=lambda b, address: _dwords(b, flip_signs(b, load(b, address, _BYTES, 1))),
+    block_groups=4,
+)
+
+# with one operand by element this is sudot: the weights are the signed side
+I8MM = Dot(
+    lanes=4,
+    weight_nbytes=4,
+    features=("neon", "i8mm"),
+    expand=lambda b, dword: _dwords(b, _first_dword(b, dword))[0],
+    weights=_load_bytes,
+    step=usdot,
+    block=lambda b, address: _dwords(b, load(b, address, _BYTES, 1)),
+    block_groups=4,
+)
+
+
+def _pair_quads(b: Any, x: Any) -> list[Any]:
+    """Bytes k0 k1 of each dword four times, then k2 k3 four times: one table lookup."""
+    tbl = declare(b.module, "llvm.aarch64.neon.tbl1.v16i8", _BYTES, [_BYTES, _BYTES])
+    picks = [[4 * g, 4 * g + 1] * 4 + [4 * g + 2, 4 * g + 3] * 4 for g in range(4)]
+    return [b.call(tbl, [x, ir.Constant(_BYTES, pick)]) for pick in picks]
+
+
+def multiply_pairs(b: Any, acc: Any, x: Any, w: Any) -> Any:
+    """acc plus, in each lane, the two s8 * s8 products of its pair in 8 bytes (smull, sadalp)."""
+    half = ir.VectorType(I8, 8)
+    words = ir.VectorType(I16, 8)
+    smull = declare(b.module, "llvm.aarch64.neon.smull.v8i16", words, [half, half])
+    fold = declare(b.module, "llvm.aarch64.neon.saddlp.v4i32.v8i16", _SUMS, [words])
+    return b.add(acc, b.call(fold, [b.call(smull, [x, w])]))
+
+
+def _neon_step(b: Any, acc: Any, operands: Any, weights: Any) -> Any:
+    nothing = ir.Constant(_BYTES, ir.Undefined)
+    for first in (0, 8):
+        half = ir.Constant(ir.VectorType(I32, 8), list(range(first, first + 8)))
+        x, w = (b.shuffle_vector(v, nothing, half) for v in (operands, weights))
+        acc = multiply_pairs(b, acc, x, w)
+    return acc
+
+
+# |s8 * s8| <= 2**14 fits the int16 of smull; sadalp adds pairs of them in int32
+NEON = Dot(
+    lanes=4,
+    weight_nbytes=4,
+    features=("neon",),
+    expand=lambda b, dword: _pair_quads(b, flip_signs(b, _first_dword(b, dword)))[0],
+    weights=_load_bytes,
+    step=_neon_step,
+    block=lambda b, address: _pair_quads(b, flip_signs(b, load(b, address, _BYTES, 1))),
+    block_groups=4,
 )
 
 
@@ -67,4 +167,10 @@ def splat_const(value: int, ty: Any, lanes: int) -> Any:
     return ir.Constant(ir.VectorType(ty, lanes), [value] * lanes)
 
 
-FAMILIES = {"vnni512": VNNI512, "madd256": MADD256}
+FAMILIES = {
+    "vnni512": VNNI512,
+    "madd256": MADD256,
+    "i8mm": I8MM,
+    "dotprod": DOTPROD,
+    "neon": NEON,
+}

@@ -1,9 +1,10 @@
 """What follows the sums of a tile: requantize to u8, or scale to float32, and store.
 
 u8: y = clamp(round_half_even(f32(acc) * multiplier) + y_zero_point, qmin, qmax). The bias is in acc
-already. Narrowing goes through the saturating packs of x86 (int32 -> int16 -> u8): saturation only
-ever happens to values that the clamp would cut too. cvtps2dq needs |acc * multiplier| < 2**31: a
-declared precondition of these tiles (`max_scaled`), proved from the weights at lowering.
+already. Narrowing goes through the saturating packs of x86 or NEON (int32 -> int16 -> u8):
+saturation only ever happens to values that the clamp would cut too. cvtps2dq needs
+|acc * multiplier| < 2**31: a declared precondition of these tiles (`max_scaled`), proved from the
+weights at lowering; fcvtns does the same below it. Four lanes are NEON's, eight and more x86's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from llvmlite import ir
 
 from qrt.gemm.dots import splat_const
 from qrt.gemm.tile import F32, I1, I8, I16, I32, const, declare, load, splat, store
+
+NEON_LANES = 4
 
 
 def requantize_u8(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
@@ -43,7 +46,7 @@ def requantize_u8(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], la
         packed = _pack(b, halves[0], halves[1], "packuswb")
         packed = _minmax(b, _minmax(b, packed, qmin, "umax"), qmax, "umin")
         for i in range(len(group)):
-            _store_row(b, fn, arg, first + i, _row_of(b, packed, i, nv, lanes), 1)
+            _store_row(b, fn, arg, first + i, _row_of(b, packed, i, nv, lanes), 1, lanes)
 
 
 def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
@@ -59,12 +62,16 @@ def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes:
             b.fadd(b.fmul(b.sitofp(a, floats), s), f)
             for a, s, f in zip(acc[r], scales, biases, strict=True)
         ]
-        _store_row(b, fn, arg, r, _join(b, parts), 4)
+        _store_row(b, fn, arg, r, _join(b, parts), 4, lanes)
 
 
 def _to_int(b: Any, value: Any, lanes: int) -> Any:
-    """Round half to even, float32 to int32, in the CPU's default rounding mode."""
+    """Round half to even, float32 to int32 (x86: in the CPU's default rounding mode)."""
     ints, floats = ir.VectorType(I32, lanes), ir.VectorType(F32, lanes)
+    if lanes == NEON_LANES:
+        return b.call(
+            declare(b.module, "llvm.aarch64.neon.fcvtns.v4i32.v4f32", ints, [floats]), [value]
+        )
     if lanes == 16:
         f = declare(
             b.module, "llvm.x86.avx512.mask.cvtps2dq.512", ints, [floats, ints, I16, I32]
@@ -75,11 +82,20 @@ def _to_int(b: Any, value: Any, lanes: int) -> Any:
 
 
 def _pack(b: Any, a: Any, c: Any, which: str) -> Any:
-    """x86's saturating packs of a and c: each 128-bit lane holds a's half, then c's."""
+    """Saturating packs of a and c, by x86's name: each 128-bit lane holds a's half, then c's."""
+    if a.type.count * a.type.element.width == 128:
+        return _join(b, [_narrow(b, part, which) for part in (a, c)])
     wide = a.type.count * a.type.element.width == 512
     half = ir.VectorType(ir.IntType(a.type.element.width // 2), 2 * a.type.count)
     name = f"llvm.x86.avx512.{which}.512" if wide else f"llvm.x86.avx2.{which}"
     return b.call(declare(b.module, name, half, [a.type, a.type]), [a, c])
+
+
+def _narrow(b: Any, a: Any, which: str) -> Any:
+    """NEON's sqxtn or sqxtun of one register."""
+    half = ir.VectorType(ir.IntType(a.type.element.width // 2), a.type.count)
+    name = {"packssdw": "sqxtn.v4i16", "packuswb": "sqxtun.v8i8"}[which]
+    return b.call(declare(b.module, f"llvm.aarch64.neon.{name}", half, [a.type]), [a])
 
 
 def _add_i16(b: Any, a: Any, c: Any) -> Any:
@@ -113,7 +129,9 @@ def _join(b: Any, parts: list[Any]) -> Any:
     return parts[0]
 
 
-def _store_row(b: Any, fn: Any, arg: dict[str, Any], r: int, row: Any, itemsize: int) -> None:
+def _store_row(
+    b: Any, fn: Any, arg: dict[str, Any], r: int, row: Any, itemsize: int, lanes: int
+) -> None:
     """Store row `r` of the tile when it is valid; a partial row writes its valid columns only."""
     nr = row.type.count
     at_row = fn.append_basic_block(f"row{r}")
@@ -127,17 +145,57 @@ def _store_row(b: Any, fn: Any, arg: dict[str, Any], r: int, row: Any, itemsize:
     store(b, row, address, itemsize)
     b.branch(after)
     b.position_at_end(partial)
+    if lanes == NEON_LANES:
+        _store_by_halves(b, fn, row, address, arg["n"], itemsize)
+    else:
+        _store_masked(b, row, address, arg["n"], itemsize)
+    b.branch(after)
+    b.position_at_end(after)
+
+
+def _store_masked(b: Any, row: Any, address: Any, n: Any, itemsize: int) -> None:
+    """The first n elements of `row`, by a mask."""
+    nr = row.type.count
     bits = ir.VectorType(I1, nr)
     lane = ir.Constant(ir.VectorType(I32, nr), list(range(nr)))
-    mask = b.icmp_signed("<", lane, splat(b, b.trunc(arg["n"], I32), nr))
+    mask = b.icmp_signed("<", lane, splat(b, b.trunc(n, I32), nr))
     kind = f"v{nr}{'i8' if itemsize == 1 else 'f32'}"
     pointer = row.type.as_pointer()
     masked = declare(
         b.module, f"llvm.masked.store.{kind}.p0", ir.VoidType(), [row.type, pointer, I32, bits]
     )
     b.call(masked, [row, b.inttoptr(address, pointer), const(itemsize, I32), mask])
-    b.branch(after)
-    b.position_at_end(after)
+
+
+def _store_by_halves(b: Any, fn: Any, row: Any, address: Any, n: Any, itemsize: int) -> None:
+    """The first n < count elements of `row`: for every bit of n so many, by registers' halves.
+
+    NEON has no masked store; LLVM would test every element by itself.
+    """
+    count = row.type.count
+    while count > 1:
+        count //= 2
+        some = fn.append_basic_block(f"store{count}")
+        skip = fn.append_basic_block(f"below{count}")
+        before = b.block
+        low, high = (_slice(b, row, start, count) for start in (0, count))
+        b.cbranch(b.icmp_signed("!=", b.and_(n, const(count)), const(0)), some, skip)
+        b.position_at_end(some)
+        store(b, low, address, itemsize)
+        further = b.add(address, const(count * itemsize))
+        b.branch(skip)
+        b.position_at_end(skip)
+        row, at = b.phi(low.type), b.phi(address.type)
+        row.add_incoming(low, before)
+        row.add_incoming(high, some)
+        at.add_incoming(address, before)
+        at.add_incoming(further, some)
+        address = at
+
+
+def _slice(b: Any, row: Any, start: int, count: int) -> Any:
+    mask = ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
+    return b.shuffle_vector(row, ir.Constant(row.type, ir.Undefined), mask)
 
 
 # one name per epilogue: what `table.EPILOGUES` lists

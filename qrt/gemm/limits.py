@@ -42,6 +42,7 @@ class DotLimit:
     weights: int
     lanes: int
     macs_per_lane: int
+    types: tuple[str, str]  # NumPy names of what a factor and a weight are read as
 
     @property
     def macs_per_step(self) -> int:
@@ -49,11 +50,14 @@ class DotLimit:
         return self.accumulators * self.lanes * self.macs_per_lane
 
 
-# registers: 26 of 32 (AVX512), 14 of 16 (AVX2), 9 of 15 (scalar)
+# registers: 26 of 32 (AVX512, NEON), 14 of 16 (AVX2), 9 of 15 (scalar)
 DOT_LIMITS: tuple[DotLimit, ...] = (
-    DotLimit("vnni512", ("avx512", "avx512vnni"), 24, 1, 1, 16, 4),
-    DotLimit("madd256", ("avx2",), 8, 4, 2, 8, 2),
-    DotLimit("portable", (), 4, 4, 1, 1, 1),
+    DotLimit("vnni512", ("avx512", "avx512vnni"), 24, 1, 1, 16, 4, ("u1", "i1")),
+    DotLimit("madd256", ("avx2",), 8, 4, 2, 8, 2, ("i2", "i2")),
+    DotLimit("i8mm", ("neon", "i8mm"), 24, 1, 1, 4, 4, ("u1", "i1")),
+    DotLimit("dotprod", ("neon", "dotprod"), 24, 1, 1, 4, 4, ("i1", "i1")),
+    DotLimit("neon", ("neon",), 16, 4, 2, 4, 2, ("i1", "i1")),
+    DotLimit("portable", (), 4, 4, 1, 1, 1, ("i4", "i4")),
 )
 
 
@@ -68,9 +72,17 @@ def _step(b: Any, family: str, acc: Any, factor: Any, weight: Any) -> Any:
     """acc plus the products of one instruction (two, where it does not add by itself)."""
     from llvmlite import ir
 
-    from qrt.gemm.tile import I16, declare
+    from qrt.gemm.dots import multiply_pairs, sdot, usdot
+    from qrt.gemm.tile import I8, I16, declare
 
     vec = acc.type
+    if family in ("i8mm", "dotprod"):
+        dot = usdot if family == "i8mm" else sdot
+        octets = ir.VectorType(I8, 16)
+        return dot(b, acc, b.bitcast(factor, octets), b.bitcast(weight, octets))
+    if family == "neon":
+        halves = [_low_bytes(b, v) for v in (factor, weight)]
+        return multiply_pairs(b, acc, *halves)
     if family == "vnni512":
         dot = declare(b.module, "llvm.x86.avx512.vpdpbusd.512", vec, [vec] * 3)
         return b.call(dot, [acc, factor, weight])
@@ -81,6 +93,17 @@ def _step(b: Any, family: str, acc: Any, factor: Any, weight: Any) -> Any:
     return b.add(acc, b.mul(factor, weight))
 
 
+def _low_bytes(b: Any, value: Any) -> Any:
+    """The first 8 bytes of a NEON register."""
+    from llvmlite import ir
+
+    from qrt.gemm.tile import I8, I32
+
+    octets = b.bitcast(value, ir.VectorType(I8, 16))
+    mask = ir.Constant(ir.VectorType(I32, 8), list(range(8)))
+    return b.shuffle_vector(octets, ir.Constant(octets.type, ir.Undefined), mask)
+
+
 def _build_dot_loop(module: Any, name: str, limit: DotLimit) -> Any:
     """LLVM function (x, y, steps): `steps` times every accumulator gains its products."""
     from llvmlite import ir
@@ -89,7 +112,7 @@ def _build_dot_loop(module: Any, name: str, limit: DotLimit) -> Any:
 
     scalar = limit.lanes == 1
     element = I32 if scalar else ir.VectorType(I32, limit.lanes)
-    register = {1: "r", 8: "x", 16: "v"}[limit.lanes]
+    register = {1: "r", 4: "w", 8: "x", 16: "v"}[limit.lanes]
     fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 3), name)
     fn.linkage = "internal"
     fn.attributes.add("noinline")
@@ -145,7 +168,10 @@ def _dot_loop(limit: DotLimit) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             from llvmlite import ir
 
+            from qrt.gemm.tile import need_features
+
             fn = _build_dot_loop(builder.module, f"qrt_limit_{limit.family}", limit)
+            need_features(context, fn, limit.features)
             builder.call(fn, args)
             return ir.Constant(ir.IntType(64), 0)
 

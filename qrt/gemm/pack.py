@@ -54,6 +54,10 @@ def pack_weights(w: Array, tile: TileSpec, epilogue: str) -> Array:
         block[valid, :, :channels] = w[order[valid]]
         # (vector, lane, tap, group, k) -> (tap, group, vector, lane, k)
         block = block.reshape(nv, tile.lanes, taps, groups, KR).transpose(2, 3, 0, 1, 4)
+        if tile.pairs:
+            # k0 k1 of all lanes, then k2 k3
+            split = block.reshape(taps, groups, nv, tile.lanes, 2, 2)
+            block = np.ascontiguousarray(split.transpose(0, 1, 2, 4, 3, 5))
         if tile.weight_nbytes == 8:
             # int16 pairs (k0, k2) of all lanes, then (k1, k3): what vpmaddwd multiplies
             pairs = block.astype(np.int16).reshape(taps, groups, nv, tile.lanes, 2, 2)

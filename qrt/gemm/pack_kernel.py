@@ -25,9 +25,12 @@ FIELDS = (
     "lanes",
     "weight_nbytes",  # 4: bytes k0 k1 k2 k3; 8: int16 pairs (k0, k2) of all lanes, then (k1, k3)
     "x_zero_point",
+    "x_offset",  # what the tile subtracts from x before it multiplies
+    "pairs",  # bytes (k0, k1) of all lanes, then (k2, k3)
 )
 (
     W, PANELS, COLUMNS, TEMPLATE, ORDER, K, N, PADDED, NR, LANES, WEIGHT_NBYTES, X_ZERO_POINT,
+    X_OFFSET, PAIRS,
 ) = slots(FIELDS)  # fmt: skip
 LIMIT = 2**31
 
@@ -84,6 +87,8 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
                 if wide:
                     half = i % 2
                     as_i16(at + ((half * lanes + lane) * 2 + i // 2) * 2)[0] = np.int16(value)
+                elif row[PAIRS] != 0:
+                    as_i8(at + ((i // 2) * lanes + lane) * 2 + i % 2)[0] = np.int8(value)
                 else:
                     as_i8(at + lane * 4 + i)[0] = np.int8(value)
         # four arrays of the panel's width: bias, multiplier, -w_zero_point, float bias
@@ -92,6 +97,7 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
         for i in range(4):
             target[i * width + inside] = source[i * width + inside]
         correction = row[X_ZERO_POINT] * (total + k * source[2 * width + inside])
+        correction -= row[X_OFFSET] * total
         if not is_padding:
             target[inside] = np.int32(source[inside] - correction)
     return 0

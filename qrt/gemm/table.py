@@ -11,7 +11,9 @@ class TileSpec:
 
     `widths` are the panel widths in vectors that the kernel has tiles for, widest first: a last
     panel that needs fewer vectors uses the narrowest that holds it. `single` says that there is a
-    tile of one row as well (for GEMV and for the last row of a product).
+    tile of one row as well (for GEMV and for the last row of a product). A tile that multiplies
+    x - `x_offset` needs `x_offset` times the weights' sums in the bias. `pairs` says that in a
+    vector of weights, k0 k1 of all lanes lie before k2 k3.
     """
 
     family: str
@@ -22,6 +24,8 @@ class TileSpec:
     features: tuple[str, ...]
     widths: tuple[int, ...]
     single: bool = True
+    x_offset: int = 0
+    pairs: bool = False
 
     @property
     def nr(self) -> int:
@@ -40,11 +44,16 @@ EPILOGUES = ("u8", "f32")
 LATENCY, EPILOGUE, START = 4, 5, 80
 
 # accumulators + weight vectors + one broadcast fill the registers: 24 + 4 + 1 of 32 (6x4) and
-# 24 + 2 + 1 (12x2) with AVX512; 8 + 2 * 2 + 2 of 16 (4x2) with AVX2
+# 24 + 2 + 1 (12x2) with AVX512; 8 + 2 * 2 + 2 of 16 (4x2) with AVX2. NEON holds 16 bytes of every
+# row: 20 + 5 + 4 of 32 and 0x80 (5x4); without dot products 12 + 3 + 4, 0x80, 4 indices, products;
+# one row more spills, by llvm-mca: 6x4 dotprod 77 % of neoverse-n1's peak, 5x4 94 %
 TILES: tuple[TileSpec, ...] = (
     TileSpec("vnni512", 6, 4, 16, 4, ("avx512", "avx512vnni"), (4, 2, 1)),
     TileSpec("vnni512", 12, 2, 16, 4, ("avx512", "avx512vnni"), (2, 1)),
     TileSpec("madd256", 4, 2, 8, 8, ("avx2",), (2,)),
+    TileSpec("i8mm", 5, 4, 4, 4, ("neon", "i8mm"), (4, 2, 1)),
+    TileSpec("dotprod", 5, 4, 4, 4, ("neon", "dotprod"), (4, 2, 1), x_offset=128),
+    TileSpec("neon", 3, 4, 4, 4, ("neon",), (4, 2, 1), x_offset=128, pairs=True),
     TileSpec("portable", 4, 1, 16, 4, (), (1,), single=False),
 )
 

@@ -52,15 +52,19 @@ class Dot:
 
     `expand(b, dword)` turns four activation bytes (i32) into operands, `weights(b, pointer)` loads
     one vector's worth of a group of weights, `step(b, acc, operands, weights)` adds the products.
-    `weight_nbytes` is what one lane's group of four weights takes in a panel.
+    `weight_nbytes` is what one lane's group of four weights takes in a panel. A family whose
+    instructions pick a dword out of a register says in `block(b, address)` how to load the operands
+    of `block_groups` groups at once; what is left of a row goes through `expand`.
     """
 
     lanes: int
     weight_nbytes: int
-    features: str
+    features: tuple[str, ...]
     expand: Callable[[Any, Any], Any]
     weights: Callable[[Any, Any], Any]
     step: Callable[[Any, Any, Any, Any], Any]
+    block: Callable[[Any, Any], list[Any]] | None = None
+    block_groups: int = 1
 
 
 KR = 4  # bytes of an activation dword; every family's group
@@ -76,13 +80,10 @@ def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any
     for key, value in arg.items():
         value.name = key
     vec = ir.VectorType(I32, dot.lanes)
-    group_nbytes = nv * dot.lanes * dot.weight_nbytes
     nr = nv * dot.lanes
 
     entry = fn.append_basic_block("entry")
     tap_head = fn.append_basic_block("tap")
-    k_head = fn.append_basic_block("k")
-    tap_tail = fn.append_basic_block("tap_tail")
     done = fn.append_basic_block("done")
 
     b = ir.IRBuilder(entry)
@@ -90,38 +91,22 @@ def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any
         load(b, b.add(arg["columns"], const(4 * dot.lanes * v)), vec) for v in range(nv)
     ]
     span = b.mul(arg["groups"], const(KR))
+    block_span = b.and_(span, const(-KR * dot.block_groups)) if dot.block else span
     no_work = b.icmp_signed("==", b.mul(arg["taps"], arg["groups"]), const(0))
     b.cbranch(no_work, done, tap_head)
 
-    b = ir.IRBuilder(tap_head)
-    tap = b.phi(I64)
-    panel0 = b.phi(I64)
-    acc0 = [[b.phi(vec) for _ in range(nv)] for _ in range(mr)]
-    tap_rows = b.add(arg["rows"], b.mul(tap, const(8 * mr)))
-    rows = [load(b, b.add(tap_rows, const(8 * r)), I64, 8) for r in range(mr)]
-    b.branch(k_head)
-
-    kb = ir.IRBuilder(k_head)
-    k = kb.phi(I64)
-    panel = kb.phi(I64)
-    acc = [[kb.phi(vec) for _ in range(nv)] for _ in range(mr)]
-    weights = [
-        dot.weights(kb, kb.add(panel, const(v * dot.lanes * dot.weight_nbytes))) for v in range(nv)
-    ]
-    out = []
-    for r in range(mr):
-        operands = dot.expand(kb, load(kb, kb.add(rows[r], k), I32, 1))
-        out.append([dot.step(kb, acc[r][v], operands, weights[v]) for v in range(nv)])
-    k_next = kb.add(k, const(KR))
-    panel_next = kb.add(panel, const(group_nbytes))
-    kb.cbranch(kb.icmp_signed("<", k_next, span), k_head, tap_tail)
-    k.add_incoming(const(0), tap_head)
-    k.add_incoming(k_next, k_head)
-    panel.add_incoming(panel0, tap_head)
-    panel.add_incoming(panel_next, k_head)
-
-    tb = ir.IRBuilder(tap_tail)
+    tb = ir.IRBuilder(tap_head)
+    tap = tb.phi(I64)
+    panel0 = tb.phi(I64)
+    acc0 = [[tb.phi(vec) for _ in range(nv)] for _ in range(mr)]
+    tap_rows = tb.add(arg["rows"], tb.mul(tap, const(8 * mr)))
+    rows = [load(tb, tb.add(tap_rows, const(8 * r)), I64, 8) for r in range(mr)]
+    state = (const(0), panel0, acc0)
+    if dot.block:
+        state = _walk_groups(tb, fn, dot, dot.block_groups, rows, state, block_span)
+    panel_next, out = _walk_groups(tb, fn, dot, 1, rows, state, span)[1:]
     tap_next = tb.add(tap, const(1))
+    tap_tail = tb.block
     tb.cbranch(tb.icmp_signed("<", tap_next, arg["taps"]), tap_head, done)
     tap.add_incoming(const(0), entry)
     tap.add_incoming(tap_next, tap_tail)
@@ -134,14 +119,80 @@ def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any
         for v in range(nv):
             acc0[r][v].add_incoming(bias[v], entry)
             acc0[r][v].add_incoming(out[r][v], tap_tail)
-            acc[r][v].add_incoming(acc0[r][v], tap_head)
-            acc[r][v].add_incoming(out[r][v], k_head)
             sums[r][v].add_incoming(bias[v], entry)
             sums[r][v].add_incoming(out[r][v], tap_tail)
     final = _subtract_weight_zero_points(db, fn, arg, sums, dot.lanes, nr)
     epilogue(db, fn, arg, final, dot.lanes)
     db.ret_void()
     return fn
+
+
+def _walk_groups(
+    b: Any, fn: Any, dot: Dot, count: int, rows: list[Any], state: tuple[Any, Any, Any], stop: Any
+) -> tuple[Any, Any, list[list[Any]]]:
+    """Dot groups, `count` a step, until k is `stop`; `state` and the result are (k, panel, acc).
+
+    Leaves `b` behind the loop. A family with blocks may find that there is nothing left to walk.
+    """
+    k0, panel0, acc0 = state
+    mr, nv = len(acc0), len(acc0[0])
+    group_nbytes = nv * dot.lanes * dot.weight_nbytes
+    before = b.block
+    loop, after = fn.append_basic_block("k"), fn.append_basic_block("k_end")
+    if dot.block:
+        b.cbranch(b.icmp_signed("<", k0, stop), loop, after)
+    else:
+        b.branch(loop)
+
+    b.position_at_end(loop)
+    k = b.phi(I64)
+    panel = b.phi(I64)
+    acc = [[b.phi(row[0].type) for _ in row] for row in acc0]
+    blocks = []
+    if dot.block and count > 1:
+        blocks = [dot.block(b, b.add(row, k)) for row in rows]
+    out: list[list[Any]] = [list(row) for row in acc]
+    for g in range(count):
+        at = b.add(panel, const(g * group_nbytes))
+        weights = [
+            dot.weights(b, b.add(at, const(v * dot.lanes * dot.weight_nbytes))) for v in range(nv)
+        ]
+        for r in range(mr):
+            operands = (
+                blocks[r][g] if blocks else dot.expand(b, load(b, b.add(rows[r], k), I32, 1))
+            )
+            out[r] = [dot.step(b, out[r][v], operands, weights[v]) for v in range(nv)]
+    k_next = b.add(k, const(KR * count))
+    panel_next = b.add(panel, const(count * group_nbytes))
+    b.cbranch(b.icmp_signed("<", k_next, stop), loop, after)
+
+    b.position_at_end(after)
+    merged = []
+    for phi, first, following in (
+        (k, k0, k_next),
+        (panel, panel0, panel_next),
+        *((acc[r][v], acc0[r][v], out[r][v]) for r in range(mr) for v in range(nv)),
+    ):
+        phi.add_incoming(first, before)
+        phi.add_incoming(following, loop)
+        if dot.block:
+            end = b.phi(phi.type)
+            end.add_incoming(first, before)
+            end.add_incoming(following, loop)
+            following = end
+        merged.append(following)
+    sums = [merged[2 + r * nv : 2 + (r + 1) * nv] for r in range(mr)]
+    return merged[0], merged[1], sums
+
+
+def need_features(context: Any, fn: Any, features: tuple[str, ...]) -> None:
+    """Give `fn` the features (qrt names) that the compiled target lacks, so that LLVM can select.
+
+    `context` is numba's; the attribute is a free string, which llvmlite's set does not list.
+    """
+    attribute = context.codegen().target.attribute_for(features)
+    if attribute:
+        set.add(fn.attributes, f'"target-features"="{attribute}"')
 
 
 def _subtract_weight_zero_points(

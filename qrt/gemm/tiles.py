@@ -32,14 +32,14 @@ def tile(family: str, mr: int, nv: int, epilogue: str) -> Any:
 
             from qrt.gemm.dots import FAMILIES
             from qrt.gemm.epilogue import BUILDERS
-            from qrt.gemm.tile import build_tile
+            from qrt.gemm.tile import build_tile, need_features
 
             name = f"qrt_tile_{family}_{mr}x{nv}_{epilogue}"
             fn = builder.module.globals.get(name)
             if fn is None:
-                fn = build_tile(
-                    builder.module, name, FAMILIES[family], mr, nv, BUILDERS[epilogue]
-                )
+                dot = FAMILIES[family]
+                fn = build_tile(builder.module, name, dot, mr, nv, BUILDERS[epilogue])
+                need_features(context, fn, dot.features)
             builder.call(fn, args)
             return ir.Constant(ir.IntType(64), 0)
 

@@ -102,9 +102,8 @@ def _run_worker(
         "target": asdict(target),
         "kernels": [[k.fn.__module__, k.name, digests[k.name]] for k in kernels],
     }
-    env = dict(os.environ, NUMBA_CPU_NAME=target.cpu, NUMBA_CPU_FEATURES=target.features)
-    for name in [n for n in env if n.startswith("NUMBA_") and not n.startswith("NUMBA_CPU_")]:
-        del env[name]  # a user's numba settings must not change our code
+    # a user's numba settings must not change our code
+    env = {name: v for name, v in os.environ.items() if not name.startswith("NUMBA_")}
     package_root = str(Path(__file__).resolve().parents[2])
     env["PYTHONPATH"] = os.pathsep.join([package_root, *filter(None, sys.path)])
     process = subprocess.Popen(

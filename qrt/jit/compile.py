@@ -1,7 +1,7 @@
 """Compile one declared kernel to a relocatable object, through numba's own optimiser.
 
-Runs in a worker process whose environment names the target (`NUMBA_CPU_NAME`,
-`NUMBA_CPU_FEATURES`), so numba vectorizes for that target and no other.
+Runs in a worker process that compiles for one target (`numba_codegen`), so numba vectorizes for
+that target and no other.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import llvmlite.binding as llvm
 
 from qrt.jit.declare import Kernel
+from qrt.jit.numba_codegen import use_target
 from qrt.jit.numba_options import HELPER_OPTIONS, KERNEL_SIGNATURE, njit
 from qrt.jit.target import Target
 
@@ -30,10 +31,12 @@ define i64 @"{name}"(i64* %row, i8* %arena, i8* %constants, i64 %thread, i64 %th
 
 def compile_object(kernel: Kernel, target: Target) -> bytes:
     """Object file that defines exactly one global function, `kernel.name`."""
+    use_target(target)
     dispatcher = njit(**HELPER_OPTIONS)(kernel.fn)
     dispatcher.compile(KERNEL_SIGNATURE)
     (compiled,) = dispatcher.overloads.values()
     module = llvm.parse_assembly(compiled.library.get_llvm_str())
+    assert module.triple == target.triple, module.triple
     wrapper = _WRAPPER.format(
         triple=module.triple,
         native=compiled.fndesc.llvm_func_name,

@@ -9,17 +9,18 @@ from pathlib import Path
 
 # `from qrt.room import name, name`, in parentheses or not; ten times faster than parsing
 _FROM = re.compile(r"^ *from (qrt[\w.]*) import (?:\(([^)]*)\)|(.*))", re.MULTILINE)
+_FILES = ("compile.py", "numba_codegen.py", "numba_options.py")
 
 
 @cache
 def source_bytes() -> bytes:
-    """`compile.py`, `numba_options.py` and the installed numba's version."""
+    """The files that name options and drive numba, and the installed numba's version."""
     room = Path(__file__).parent
     try:
         numba = version("numba")
     except PackageNotFoundError:
         numba = "none"
-    parts = [(room / name).read_bytes() for name in ("compile.py", "numba_options.py")]
+    parts = [(room / name).read_bytes() for name in _FILES]
     return numba.encode() + b"".join(parts)
 
 

@@ -22,6 +22,13 @@ ARM_FEATURES: dict[str, tuple[str, ...]] = {
     "dotprod": ("dotprod",),
     "i8mm": ("i8mm",),
 }
+# what every CPU of an architecture has is never switched off, or floats have no registers
+_BASELINE = frozenset(("neon",))
+
+FEATURES: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": X86_FEATURES,
+    "aarch64": ARM_FEATURES,
+}
 
 # the CPU model gives LLVM its cost tables only; features are always spelled out
 _X86_MODELS = (
@@ -39,41 +46,65 @@ class Target:
     cpu: str
     features: str
 
+    @property
+    def arch(self) -> str:
+        """Architecture: the first part of the triple."""
+        return self.triple.split("-")[0]
+
     def machine(self) -> Any:
         """llvmlite TargetMachine that emits position-independent objects for this target."""
         import llvmlite.binding as llvm
 
-        initialize_llvm()
+        initialize_llvm(foreign=self.arch != host_arch())
         return llvm.Target.from_triple(self.triple).create_target_machine(
             cpu=self.cpu, features=self.features, opt=3, reloc="pic", codemodel="default"
         )
 
+    def attribute_for(self, features: tuple[str, ...]) -> str:
+        """The function attribute of code that needs `features` (qrt names); "" when all are there.
 
-def target_for(features: frozenset[str]) -> Target:
-    """The target of this machine's architecture restricted to `features` (qrt names)."""
+        LLVM takes such an attribute in place of the machine's features, so it repeats them.
+        """
+        have = self.features.split(",")
+        needed = [f"+{flag}" for name in features for flag in FEATURES[self.arch][name]]
+        if set(needed) <= set(have):
+            return ""
+        return ",".join([*filter(None, have), *needed])
+
+
+def host_arch() -> str:
+    """This machine's architecture as a triple spells it: x86_64, aarch64, or what Python says."""
+    machine = platform.machine()
+    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+
+
+def target_for(features: frozenset[str], arch: str | None = None) -> Target:
+    """The target of `arch` (default: this machine's) restricted to `features` (qrt names)."""
     import llvmlite.binding as llvm
 
-    if platform.machine() in ("x86_64", "AMD64"):
-        table, cpu = X86_FEATURES, "x86-64"
-        for feature, model in _X86_MODELS:
-            if feature in features:
-                cpu = model
-                break
-    elif platform.machine() in ("aarch64", "arm64"):
-        table, cpu = ARM_FEATURES, "generic"
-    else:
-        table, cpu = {}, ""
+    arch = arch or host_arch()
+    table = FEATURES.get(arch, {})
+    cpu = "generic" if arch == "aarch64" else ""
+    if arch == "x86_64":
+        cpu = next((model for feature, model in _X86_MODELS if feature in features), "x86-64")
     flags = [
-        ("+" if name in features else "-") + flag for name, flags in table.items() for flag in flags
+        ("+" if name in features or name in _BASELINE else "-") + flag
+        for name, flags in table.items()
+        for flag in flags
     ]
     if "avx512" in features:
         flags.append("-prefer-256-bit")  # LLVM picks 256-bit vectors on such CPUs otherwise
-    return Target(llvm.get_process_triple(), cpu, ",".join(flags))
+    triple = llvm.get_process_triple() if arch == host_arch() else f"{arch}-unknown-linux-gnu"
+    return Target(triple, cpu, ",".join(flags))
 
 
-def initialize_llvm() -> None:
-    """Make the native target known to LLVM; harmless when repeated."""
+def initialize_llvm(foreign: bool = False) -> None:
+    """Make the native target known to LLVM, all of them for a foreign one; may be repeated."""
     import llvmlite.binding as llvm
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
+    if foreign:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+    else:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()

@@ -43,7 +43,8 @@ def lower_depthwise(
     taps = w.reshape(channels, geometry["kernel_h"], geometry["kernel_w"])
     real = taps.astype(np.int16) - zero_points[:, None, None]
     x_zero_point = int(product.x.zero_point)
-    bias = wrap_i32(product.bias - x_zero_point * real.sum((1, 2), dtype=np.int64))
+    sums = real.sum((1, 2), dtype=np.int64)
+    bias = wrap_i32(product.bias + (spec.x_offset - x_zero_point) * sums)
     fields = {name: geometry[name] for name in GEOMETRY} | {"channels": channels}
     per_thread = -(-scratch_nbytes(fields, spec) // 64) * 64
     macs = geometry["out_height"] * geometry["out_width"] * w.size * geometry["batch"]

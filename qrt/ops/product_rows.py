@@ -44,7 +44,8 @@ def lower_product(
     if not (m and n and groups):
         return
     tile = _tile(m, n, taps * -(-channels // KR), product, bound, program.features)
-    corrected = wrap_i32(product.bias - int(product.x.zero_point) * weight_sums(w, product))
+    corrected = product.bias - int(product.x.zero_point) * weight_sums(w, product)
+    corrected = wrap_i32(corrected + tile.x_offset * w.sum((1, 2), dtype=np.int64))
 
     def panels() -> Array:
         split = w.reshape(groups, n, taps, channels)
@@ -99,6 +100,8 @@ def lower_computed_product(
         lanes=tile.lanes,
         weight_nbytes=tile.weight_nbytes,
         x_zero_point=int(product.x.zero_point),
+        x_offset=tile.x_offset,
+        pairs=int(tile.pairs),
     )
     fields = geometry | {"channels": k, "n": n}
     emit_product(program, product, tile, 1, fields, x, y, panels=panels, columns=columns)
