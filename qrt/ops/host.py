@@ -14,7 +14,7 @@ import numpy as np
 
 from qrt.errors import UnsupportedError
 from qrt.ir import Node, Value
-from qrt.ops.one_node import Evaluator, Result, first_line, inferred
+from qrt.ops.one_node import Evaluator, Result, check_types, first_line, inferred
 from qrt.ops.spec import Array, Lowering
 
 HOST_DOMAIN = "host"
@@ -33,6 +33,7 @@ MAX_NBYTES = 64 * 1024 * 1024
 def make_host(node: Node, why: str) -> None:
     """From here on `node`, of ONNX's own domain, is a host operator; `why` has it no kernel."""
     assert node.domain == "", node
+    check_types(node)
     node.domain = HOST_DOMAIN
     node.why = "; ".join(dict.fromkeys(filter(None, (node.why, why))))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qrt.errors import ModelError, UnsupportedError
-from qrt.ir import Node
+from qrt.ir import Node, Value
 
 if TYPE_CHECKING:
     import onnx
@@ -80,6 +80,24 @@ def inferred(node: Node) -> list[Result | None]:
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(_rule(error)) from error
     return [_result(info) for info in model.graph.output]
+
+
+def check_types(node: Node) -> None:
+    """Raise ModelError when inputs of one type variable differ: inference does not look at that."""
+    from onnx import defs
+
+    formal = defs.get_schema(node.op, node.version, "").inputs
+    seen: dict[str, Value] = {}
+    for i, value in enumerate(node.inputs):
+        parameter = formal[min(i, len(formal) - 1)]
+        if value is None or value.dtype is None or not parameter.is_homogeneous:
+            continue
+        first = seen.setdefault(parameter.type_str, value)
+        if first.dtype != value.dtype:
+            raise ModelError(
+                f"{first.name!r} and {value.name!r} must have the same type, got {first.dtype} and"
+                f" {value.dtype}"
+            )
 
 
 def one_node_model(node: Node, version: int, shown: Sequence[int]) -> onnx.ModelProto:
