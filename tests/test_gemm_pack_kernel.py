@@ -28,6 +28,7 @@ def row_of(tile: TileSpec, k: int, n: int, x_zero_point: int = 0) -> dict[str, i
         **dict.fromkeys(OPERANDS, 0),
         "k": k, "n": n, "padded": padded_columns(n, tile), "nr": tile.nr, "lanes": tile.lanes,
         "weight_nbytes": tile.weight_nbytes, "x_zero_point": x_zero_point,
+        "x_offset": tile.x_offset, "pairs": int(tile.pairs),
     }  # fmt: skip
 
 
@@ -67,7 +68,9 @@ def test_same_bytes(tile: TileSpec, epilogue: str) -> None:
         run_rows(bench, arena, np.frombuffer(bytes(bench.constants), np.uint8), threads)
 
         real = w.astype(np.int64).sum(0) - k * w_zero_point.astype(np.int64)
-        corrected = (bias - x_zero_point * real).astype(np.uint64).astype(np.uint32).view(np.int32)
+        offset = tile.x_offset * w.sum(0, dtype=np.int64)
+        exact = bias - x_zero_point * real + offset
+        corrected = exact.astype(np.uint64).astype(np.uint32).view(np.int32)
         wants = {
             panels.offset: pack_weights(np.ascontiguousarray(w.T)[:, None, :], tile, epilogue),
             columns.offset: pack_columns(n, tile, epilogue, corrected, *rest),
