@@ -29,6 +29,11 @@ CACHE_DIR = Knob("QRT_CACHE_DIR", "", "folder of compiled kernels; empty means t
 THREADS = Knob("QRT_THREADS", "", "threads of a session that does not say; empty means one")
 PROGRESS = Knob("QRT_PROGRESS", "1", "0 hides the progress line of the first compilation")
 JIT_WORKERS = Knob("QRT_JIT_WORKERS", "", "compiling processes; empty means one per usable core")
+CACHE_SIZES = Knob(
+    "QRT_CACHE_SIZES",
+    "",
+    "sizes of L1d, L2 and L3 that blocking goes by, such as 32K,1M,32M; empty means this CPU's",
+)
 DEBUG = Knob("QRT_DEBUG", "0", "1 shows the traceback when a command of the command line fails")
 
-KNOBS = (FEATURES, CACHE_DIR, THREADS, PROGRESS, JIT_WORKERS, DEBUG)
+KNOBS = (FEATURES, CACHE_DIR, THREADS, PROGRESS, JIT_WORKERS, CACHE_SIZES, DEBUG)
