@@ -17,6 +17,7 @@ from cli_harness import HELD_OUT
 import qrt
 from qrt.cli import COMMANDS, make_parser
 from qrt.knobs import KNOBS
+from qrt.simd.features import LEVELS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -83,6 +84,12 @@ def test_every_variable_is_told() -> None:
     assert not missing, "the README's table lacks:\n" + "\n".join(missing)
     told = set(re.findall(r"\bQRT_[A-Z_]+\b", TEXT))
     assert told <= {knob.name for knob in KNOBS}
+
+
+def test_every_level_is_told() -> None:
+    for arch, levels in LEVELS.items():
+        told = re.sub(r"\s+", " ", TEXT)
+        assert ", ".join(f"`{name}`" for name in levels) in told, arch
 
 
 def test_python_versions_are_those_of_the_package() -> None:

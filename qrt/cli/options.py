@@ -9,6 +9,7 @@ from fractions import Fraction
 import qrt
 from qrt.api import Session
 from qrt.cli.images import Preprocessing
+from qrt.simd.features import levels
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def add_session(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features",
         metavar="SPEC",
-        help="CPU features to use: portable, avx2, avx512vnni, ... and/or +name,-name"
+        help=f"CPU features to use: {', '.join(levels())} and/or +name,-name"
         " (default: all that this CPU has); --features=-name where it begins with a dash",
     )
 

@@ -1,19 +1,23 @@
-"""What this CPU has (CPUID, HWCAP), and what the user lets us use of it."""
+"""What this CPU and its system have (CPUID, XCR0, HWCAP), and what the user lets us use of it."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 from qrt import knobs
 from qrt.errors import QrtError
-from qrt.jit.target import FEATURES, X86_FEATURES, host_arch, initialize_llvm
+from qrt.jit.target import FEATURES, X86_FEATURES, host_arch
+from qrt.simd.cpuid import Registers, cpuid, xgetbv
 
 # a level is a name for a set of features, from old to new
 X86_LEVELS: dict[str, tuple[str, ...]] = {
     "portable": (),
     "sse41": ("sse41",),
     "avx2": ("sse41", "avx2", "fma", "f16c"),
+    "avxvnni": ("sse41", "avx2", "fma", "f16c", "avxvnni"),
     "avx512": ("sse41", "avx2", "fma", "f16c", "avx512"),
     "avx512vnni": ("sse41", "avx2", "fma", "f16c", "avx512", "avx512vnni"),
 }
@@ -24,6 +28,46 @@ ARM_LEVELS: dict[str, tuple[str, ...]] = {
     "i8mm": ("neon", "dotprod", "i8mm"),
 }
 LEVELS: dict[str, dict[str, tuple[str, ...]]] = {"x86_64": X86_LEVELS, "aarch64": ARM_LEVELS}
+
+
+class CpuidBit(NamedTuple):
+    """Where CPUID says it, and the bits of XCR0 that must be set besides."""
+
+    leaf: int
+    subleaf: int
+    register: str
+    bit: int
+    state: int = 0
+
+
+# state that the operating system must save: XCR0's bits of SSE and AVX, and of AVX512's masks and
+# registers (Intel's manual, volume 1, 13.3)
+_YMM, _ZMM = 0x06, 0xE6
+_OSXSAVE = CpuidBit(1, 0, "ecx", 27)
+# LLVM's feature -> its bit (Intel's manual, volume 2, CPUID; AMD's, volume 3, appendix E);
+# `X86_FEATURES` says which of them make a feature of ours
+X86_BITS: dict[str, CpuidBit] = {
+    "sse3": CpuidBit(1, 0, "ecx", 0),
+    "ssse3": CpuidBit(1, 0, "ecx", 9),
+    "sse4.1": CpuidBit(1, 0, "ecx", 19),
+    "sse4.2": CpuidBit(1, 0, "ecx", 20),
+    "popcnt": CpuidBit(1, 0, "ecx", 23),
+    "fma": CpuidBit(1, 0, "ecx", 12, _YMM),
+    "avx": CpuidBit(1, 0, "ecx", 28, _YMM),
+    "f16c": CpuidBit(1, 0, "ecx", 29, _YMM),
+    "bmi": CpuidBit(7, 0, "ebx", 3),
+    "avx2": CpuidBit(7, 0, "ebx", 5, _YMM),
+    "bmi2": CpuidBit(7, 0, "ebx", 8),
+    "lzcnt": CpuidBit(0x80000001, 0, "ecx", 5),
+    "avxvnni": CpuidBit(7, 1, "eax", 4, _YMM),
+    "avx512f": CpuidBit(7, 0, "ebx", 16, _ZMM),
+    "avx512dq": CpuidBit(7, 0, "ebx", 17, _ZMM),
+    "avx512cd": CpuidBit(7, 0, "ebx", 28, _ZMM),
+    "avx512bw": CpuidBit(7, 0, "ebx", 30, _ZMM),
+    "avx512vl": CpuidBit(7, 0, "ebx", 31, _ZMM),
+    "avx512vbmi": CpuidBit(7, 0, "ecx", 1, _ZMM),
+    "avx512vnni": CpuidBit(7, 0, "ecx", 11, _ZMM),
+}
 
 # feature -> (entry of the auxiliary vector, bit), from Linux' uapi/asm/hwcap.h; LLVM's own list of
 # a host's features has neither dotprod nor i8mm
@@ -50,7 +94,7 @@ def detected_features() -> frozenset[str]:
     """The features this CPU and its operating system can run."""
     arch = host_arch()
     if arch == "x86_64":
-        return _x86_features()
+        return x86_features(cpuid, xgetbv)
     if arch == "aarch64":
         words = {entry: _auxiliary(entry) for entry in (_AT_HWCAP, _AT_HWCAP2)}
         return arm_features(words[_AT_HWCAP], words[_AT_HWCAP2])
@@ -74,15 +118,28 @@ def _auxiliary(entry: int) -> int:
     return int(getauxval(entry))
 
 
-def _x86_features() -> frozenset[str]:
-    """By CPUID and XGETBV, which LLVM asks on x86."""
-    import llvmlite.binding as llvm
+def x86_features(ask: Callable[[int, int], Registers], state: Callable[[], int]) -> frozenset[str]:
+    """What CPUID's words (`ask`) promise and XCR0 (`state`) says the system saves.
 
-    initialize_llvm()
-    host = llvm.get_host_cpu_features()
-    return frozenset(
-        name for name, flags in X86_FEATURES.items() if all(host.get(flag, False) for flag in flags)
-    )
+    Never asks for a leaf that the CPU does not have, nor for XCR0 where it has no XGETBV.
+    """
+    highest = {0: ask(0, 0).eax, 0x80000000: ask(0x80000000, 0).eax}
+
+    def is_set(place: CpuidBit) -> bool:
+        if place.leaf > highest[place.leaf & 0x80000000]:
+            return False
+        # leaf 7 says in eax how many subleaves follow
+        if place.subleaf and ask(place.leaf, 0).eax < place.subleaf:
+            return False
+        return bool(getattr(ask(place.leaf, place.subleaf), place.register) >> place.bit & 1)
+
+    saved = state() if is_set(_OSXSAVE) else 0
+    found = {
+        flag
+        for flag, place in X86_BITS.items()
+        if saved & place.state == place.state and is_set(place)
+    }
+    return frozenset(name for name, flags in X86_FEATURES.items() if found.issuperset(flags))
 
 
 def active_features(spec: str | None = None) -> frozenset[str]:
