@@ -15,6 +15,7 @@ import numpy as np
 from qrt.errors import UnsupportedError
 from qrt.ir import Value
 from qrt.jit.declare import Extent, Kernel, kernel, slots
+from qrt.ops.movement import emit_move
 from qrt.ops.nests import Nest, elementwise_nest, names, numbered, reach
 from qrt.ops.spec import Lowering
 from qrt.simd.memory import operand
@@ -22,6 +23,8 @@ from qrt.simd.scalar import share
 
 RANK = 4  # loops of a kernel; broadcasting that needs more is unrolled into rows
 MAX_ROWS = 64  # rows that one node may unroll into
+LONG = 1024  # elements of an innermost loop beyond which its start no longer counts
+MAX_REPEATED = 16 * 1024  # bytes that a repeated operand may take, of L1
 GRAIN = 2048  # elements; below this a second thread costs more than it saves
 # every such kernel's fields begin with these
 FIELDS = ("a", "b", "y", *names("n", RANK), *names("a_stride", RANK), *names("b_stride", RANK))
@@ -58,6 +61,34 @@ def broadcast_rows(
             )
         }
         yield {**shifted, **inner.fields("n", "a_stride", "b_stride")}
+
+
+def repeated(program: Lowering, nest: Mapping[str, Any], itemsize: int) -> dict[str, Any]:
+    """The nest with a short row that repeats (a value per channel, say) written out several times,
+    by a row of its own, so that the innermost loop is long; the same nest where that gains nothing.
+    """
+    fields = dict(nest)
+    rows, n = nest["n2"], nest["n3"]
+    long = [k for k in range(2, LONG // max(n, 1) + 1) if rows % k == 0]
+    for one, other in (("a", "b"), ("b", "a")):
+        steps = [nest[f"{one}_stride{i}"] for i in range(RANK)]
+        walks = [nest[f"{other}_stride{i}"] for i in range(RANK)]
+        outer = [nest[f"n{i}"] if steps[i] else 1 for i in range(2)]
+        if not long or steps[2:] != [0, 1] or walks[2:] != [n, 1]:
+            continue
+        k = long[-1]
+        own = [outer[1] * k * n * bool(steps[0]), k * n * bool(steps[1])]
+        nbytes = math.prod(outer) * k * n * itemsize
+        if nbytes > MAX_REPEATED:
+            continue
+        copy = program.scratch(nbytes)
+        emit_move(
+            program, nest[one], copy, itemsize, [*outer, k, n], [*steps[:2], 0, 1], [*own, n, 1]
+        )
+        fields |= {one: copy, "n2": rows // k, "n3": k * n, f"{other}_stride2": k * n}
+        fields |= {f"{one}_stride0": own[0], f"{one}_stride1": own[1]}
+        return fields
+    return fields
 
 
 def declare_broadcast(

@@ -8,8 +8,10 @@ inequality, `_repaired`); scales that make exact ties (half to even) have no suc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -45,12 +47,15 @@ class FixedAdd:
         }
 
 
-def fixed_add(a: QParams, b: QParams, y: QParams, qmin: int, qmax: int) -> FixedAdd | None:
-    """The formula for these QParams, proved on all pairs; None when there is none."""
-    return _fixed_add(
+def fixed_add(attrs: Mapping[str, Any]) -> dict[str, int] | None:
+    """Row fields of the formula for a node's attributes, proved on all pairs of codes; None when
+    there is none."""
+    a, b, y = (attrs[name] for name in "aby")
+    found = _fixed_add(
         float(a.scale), int(a.zero_point), float(b.scale), int(b.zero_point),
-        float(y.scale), int(y.zero_point), qmin, qmax,
+        float(y.scale), int(y.zero_point), attrs["qmin"], attrs["qmax"],
     )  # fmt: skip
+    return None if found is None else found.fields()
 
 
 @lru_cache(maxsize=4096)

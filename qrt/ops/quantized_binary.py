@@ -15,8 +15,8 @@ from qrt.errors import UnsupportedError
 from qrt.ir import Node, QParams
 from qrt.jit.declare import Kernel, helper, slots
 from qrt.ops.broadcast import FIELDS as NEST_FIELDS
-from qrt.ops.broadcast import broadcast_rows, declare_broadcast
-from qrt.ops.fixed_add import emit_fixed_add
+from qrt.ops.broadcast import broadcast_rows, declare_broadcast, repeated
+from qrt.ops.byte_pairs import emit_pairs
 from qrt.ops.spec import Array, Lowering, OpSpec
 from qrt.quant.affine import dequantize
 from qrt.simd.memory import as_u8, row_f32
@@ -67,8 +67,9 @@ def lower(node: Node, program: Lowering) -> None:
             )
     qa, qb, qy = (node.attrs[name] for name in "aby")
     y_zero_point = int(qy.zero_point)
-    for fields in broadcast_rows(program, y, a, b):
-        if node.op == "Add" and emit_fixed_add(program, node.attrs, fields):
+    for nest in broadcast_rows(program, y, a, b):
+        fields = repeated(program, nest, 1)
+        if emit_pairs(program, node.op, node.attrs, fields):
             continue
         program.emit(
             KERNELS[node.op],
