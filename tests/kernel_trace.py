@@ -158,8 +158,8 @@ class _Rebuilder:
         if isinstance(declared, Helper):
             return self.function(declared.fn)
         made = _enclosed(declared.fn)
-        if "mr" in made:
-            return _tile(trace, made["family"], made["mr"], made["nv"], made["epilogue"])
+        if "heights" in made:
+            return _tile(trace, made["family"], made["heights"], made["widths"], made["epilogue"])
         if made.get("kind") == "interleave":
             return _interleave(trace, made["family"], made["lanes"])
         if made.get("kind") == "carry":
@@ -181,12 +181,15 @@ def _enclosed(fn: Any) -> dict[str, Any]:
     return found
 
 
-def _tile(trace: Trace, family: str, mr: int, nv: int, epilogue: str) -> Any:
-    """A generated tile of products, by the contract in `qrt.gemm.tile`."""
-    spec = next(t for t in TILES if t.family == family)
-    nr = nv * spec.lanes
+def _tile(
+    trace: Trace, family: str, heights: tuple[int, ...], widths: tuple[int, ...], epilogue: str
+) -> Any:
+    """The generated tiles of a row of the table, by the contract in `qrt.gemm.tile`."""
+    spec = next(t for t in TILES if (t.family, t.heights, t.widths) == (family, heights, widths))
 
-    def run(*args: int) -> int:
+    def run(mr: int, nv: int, *args: int) -> int:
+        assert mr in heights and nv in widths, f"no tile is {mr} x {nv}"
+        mr, nr = int(mr), int(nv) * spec.lanes
         a = dict(zip(tile.ARGUMENTS, (int(v) for v in args), strict=True))
         assert 1 <= a["m"] <= mr and 1 <= a["n"] <= nr, f"m {a['m']} n {a['n']} in a {mr}x{nr} tile"
         arrays = 1 + 1 + (a["sums"] != 0)  # bias, multiplier; -w_zero_point is read with sums

@@ -22,7 +22,7 @@ from qrt.gemm.extents import (
     rows_nbytes,
 )
 from qrt.gemm.table import EPILOGUES, TILES, TileSpec
-from qrt.gemm.tiles import tile as tile_function
+from qrt.gemm.tiles import tiles as tile_functions
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.simd.memory import as_i32, as_i64, as_u8, operand
 from qrt.simd.scalar import share
@@ -182,14 +182,9 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
     row_lanes = -(-mr // 8) * 8 if mr > 4 else mr
     weight_nbytes = tile.weight_nbytes
     itemsize = 1 if epilogue == "u8" else 4
-    widths = {w: tile_function(tile.family, mr, w, epilogue) for w in tile.widths}
-    wide = widths[tile.widths[0]]
-    half = widths[tile.widths[min(1, len(widths) - 1)]]
-    narrow = widths[tile.widths[-1]]
-    half_nr = tile.widths[min(1, len(widths) - 1)] * lanes
-    narrow_nr = tile.widths[-1] * lanes
-    has_single = tile.single
-    single = tile_function(tile.family, 1, tile.nv, epilogue) if has_single else wide
+    heights, widths = tile.heights, tile.widths
+    full_nv = tile.nv
+    run_tile = tile_functions(tile, epilogue)
 
     def product(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         threads = min(threads, row[MAX_THREADS])
@@ -207,14 +202,18 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
         panels = (n + nr - 1) // nr
         panel_nbytes = taps * k_groups * nr * weight_nbytes
         m_tiles = (m_total + mr - 1) // mr
-        # bytes of one group's panels: full ones, and a last one cut to the width it needs
+        # the last rows take the lowest tile that holds them, the last columns the narrowest panel
+        last_m = m_total - m_total // mr * mr
+        last_height = mr
+        for height in heights:
+            if height >= last_m:
+                last_height = height
         rest = n - n // nr * nr
-        last_nr = nr
-        if rest > 0 and rest <= half_nr:
-            last_nr = half_nr
-        if rest > 0 and rest <= narrow_nr:
-            last_nr = narrow_nr
-        padded = n // nr * nr + (last_nr if rest > 0 else 0)
+        last_nv = full_nv
+        for nv in widths:
+            if nv * lanes >= rest:
+                last_nv = nv
+        padded = n // nr * nr + (last_nv * lanes if rest > 0 else 0)
         group_panels = taps * k_groups * weight_nbytes * padded
         # split by the dimension whose largest share, in columns of tiles, is the smaller
         by_rows = (m_tiles + threads - 1) // threads * padded
@@ -236,35 +235,20 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
                 for t in range(t0, t1):
                     m0 = t * mr
                     m = min(mr, m_total - m0)
-                    one = has_single and m == 1
-                    tile_mr = 1 if one else mr
+                    height = mr if m == mr else last_height
                     if dense:
                         rows = fill_dense_rows(row, x, work, row_lanes, m0, m)
                     else:
-                        lanes_used = 1 if one else row_lanes
-                        rows = fill_rows(row, x, pad, work, lanes_used, tile_mr, m, image, oy, ox)
+                        rows = fill_rows(row, x, pad, work, row_lanes, height, m, image, oy, ox)
                     sums = sums0 + m0 * 4 if row[HAS_SUMS] != 0 else 0
                     for j in range(jc, min(jc + row[BLOCK], p1)):
                         panel = panel0 + j * panel_nbytes
                         columns = columns0 + j * nr * 16
                         valid = min(nr, n - j * nr)
+                        nv = full_nv if valid == nr else last_nv
                         out = y + m0 * y_pixel + j * nr * itemsize
-                        if valid <= narrow_nr and narrow_nr < half_nr:
-                            if one and not dense:
-                                rows = fill_rows(row, x, pad, work, row_lanes, mr, m, image, oy, ox)
-                            narrow(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
-                                   valid, limits)  # fmt: skip
-                        elif valid <= half_nr and half_nr < nr:
-                            if one and not dense:
-                                rows = fill_rows(row, x, pad, work, row_lanes, mr, m, image, oy, ox)
-                            half(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
-                                 valid, limits)  # fmt: skip
-                        elif one:
-                            single(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
-                                   valid, limits)  # fmt: skip
-                        else:
-                            wide(rows, taps, k_groups, panel, columns, sums, out, y_pixel, m,
-                                 valid, limits)  # fmt: skip
+                        run_tile(height, nv, rows, taps, k_groups, panel, columns, sums, out,
+                                 y_pixel, m, valid, limits)  # fmt: skip
                     if not dense:
                         image, oy, ox = advance(row, mr, image, oy, ox)
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 
 @dataclass(frozen=True)
@@ -10,22 +11,31 @@ class TileSpec:
     """A tile shape of a family: MR rows; NR = nv * lanes columns in full panels.
 
     `widths` are the panel widths in vectors that the kernel has tiles for, widest first: a last
-    panel that needs fewer vectors uses the narrowest that holds it. `single` says that there is a
-    tile of one row as well (for GEMV and for the last row of a product). A tile that multiplies
-    x - `x_offset` needs `x_offset` times the weights' sums in the bias. `pairs` says that in a
-    vector of weights, k0 k1 of all lanes lie before k2 k3.
+    panel that needs fewer vectors uses the narrowest that holds it. `heights` are the rows that
+    tiles have, tallest (MR) first: the last rows of a product, and all rows of a short one (GEMV),
+    take the lowest tile that holds them. A tile that multiplies x - `x_offset` needs `x_offset`
+    times the weights' sums in the bias. `pairs` says that in a vector of weights, k0 k1 of all
+    lanes lie before k2 k3.
     """
 
     family: str
-    mr: int
-    nv: int
+    heights: tuple[int, ...]
+    widths: tuple[int, ...]
     lanes: int
     weight_nbytes: int
     features: tuple[str, ...]
-    widths: tuple[int, ...]
-    single: bool = True
     x_offset: int = 0
     pairs: bool = False
+
+    @property
+    def mr(self) -> int:
+        """Rows of a full tile."""
+        return self.heights[0]
+
+    @property
+    def nv(self) -> int:
+        """Vectors of a full panel."""
+        return self.widths[0]
 
     @property
     def nr(self) -> int:
@@ -39,22 +49,22 @@ class TileSpec:
 
 EPILOGUES = ("u8", "f32")
 
-# cycles, measured on one AVX512-VNNI core: a dot instruction's latency, the epilogue of a vector of
-# sums, and what a tile costs before its first product
-LATENCY, EPILOGUE, START = 4, 5, 80
+# cycles, measured on one AVX512-VNNI core: the epilogue of a vector of sums, and what a tile costs
+# before its first product
+EPILOGUE, START = 5, 80
 
 # accumulators + weight vectors + one broadcast fill the registers: 24 + 4 + 1 of 32 (6x4) and
 # 24 + 2 + 1 (12x2) with AVX512; 8 + 2 * 2 + 2 of 16 (4x2) with AVX2. NEON holds 16 bytes of every
 # row: 20 + 5 + 4 of 32 and 0x80 (5x4); without dot products 12 + 3 + 4, 0x80, 4 indices, products;
 # one row more spills, by llvm-mca: 6x4 dotprod 77 % of neoverse-n1's peak, 5x4 94 %
 TILES: tuple[TileSpec, ...] = (
-    TileSpec("vnni512", 6, 4, 16, 4, ("avx512", "avx512vnni"), (4, 2, 1)),
-    TileSpec("vnni512", 12, 2, 16, 4, ("avx512", "avx512vnni"), (2, 1)),
-    TileSpec("madd256", 4, 2, 8, 8, ("avx2",), (2,)),
-    TileSpec("i8mm", 5, 4, 4, 4, ("neon", "i8mm"), (4, 2, 1)),
-    TileSpec("dotprod", 5, 4, 4, 4, ("neon", "dotprod"), (4, 2, 1), x_offset=128),
-    TileSpec("neon", 3, 4, 4, 4, ("neon",), (4, 2, 1), x_offset=128, pairs=True),
-    TileSpec("portable", 4, 1, 16, 4, (), (1,), single=False),
+    TileSpec("vnni512", (6, 5, 4, 3, 2, 1), (4, 2, 1), 16, 4, ("avx512", "avx512vnni")),
+    TileSpec("vnni512", (12, 10, 8, 6, 4, 3, 2, 1), (2, 1), 16, 4, ("avx512", "avx512vnni")),
+    TileSpec("madd256", (4, 3, 2, 1), (2,), 8, 8, ("avx2",)),
+    TileSpec("i8mm", (5, 4, 3, 2, 1), (4, 2, 1), 4, 4, ("neon", "i8mm")),
+    TileSpec("dotprod", (5, 4, 3, 2, 1), (4, 2, 1), 4, 4, ("neon", "dotprod"), x_offset=128),
+    TileSpec("neon", (3, 2, 1), (4, 2, 1), 4, 4, ("neon",), x_offset=128, pairs=True),
+    TileSpec("portable", (4,), (1,), 16, 4, ()),
 )
 
 
@@ -69,18 +79,17 @@ def _cost(m: int, n: int, groups: int, tile: TileSpec) -> float:
     """Cycles of a product, about: dot products or loads, an epilogue, and a start per tile."""
     full, rest = divmod(n, tile.nr)
     widths = [(tile.nv, full)] + ([(last_width(rest, tile), 1)] if rest else [])
+    heights = [(tile.mr, m // tile.mr)] + ([(last_height(m, tile), 1)] if m % tile.mr else [])
     cycles = 0.0
-    for nv, count in widths:
-
-        def per_tile(mr: int, nv: int = nv) -> float:
-            step = max(mr * nv, 1.2 * (mr + nv), LATENCY)
-            return groups * step + EPILOGUE * mr * nv + START
-
-        last = m % tile.mr
-        single = tile.single and last == 1 and nv == tile.nv
-        tail = per_tile(1 if single else tile.mr) if last else 0.0
-        cycles += count * (m // tile.mr * per_tile(tile.mr) + tail)
+    for (nv, panels), (mr, tiles) in product(widths, heights):
+        step = max(mr * nv, 1.2 * (mr + nv))
+        cycles += panels * tiles * (groups * step + EPILOGUE * mr * nv + START)
     return cycles
+
+
+def last_height(m: int, tile: TileSpec) -> int:
+    """Rows of the tile that takes the last m % MR rows of m."""
+    return min(h for h in tile.heights if h >= m % tile.mr)
 
 
 def padded_columns(n: int, tile: TileSpec) -> int:

@@ -17,7 +17,7 @@ packed panel of weights, and writes MR x NR outputs. Arguments, all int64 unless
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +68,17 @@ class Dot:
 
 
 KR = 4  # bytes of an activation dword; every family's group
+# sums in flight that keep the units of a dot instruction busy: a latency of 4, two a cycle. A tile
+# with fewer outputs adds its groups to as many copies of them in turn.
+CHAINS = 8
 
 
 def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any) -> Any:
-    """LLVM function `name` in `module`: an mr x (nv * lanes) tile of `dot` ending in `epilogue`."""
+    """LLVM function `name` in `module`: an mr x (nv * lanes) tile of `dot` ending in `epilogue`.
+
+    Groups go by in steps of several where the family's blocks or few outputs want it (`_step`),
+    what is left one by one.
+    """
     fnty = ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS))
     fn = ir.Function(module, fnty, name)
     fn.linkage = "internal"
@@ -90,8 +97,9 @@ def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any
     bias = [
         load(b, b.add(arg["columns"], const(4 * dot.lanes * v)), vec) for v in range(nv)
     ]
+    step, copies = _step(dot, mr * nv)
     span = b.mul(arg["groups"], const(KR))
-    block_span = b.and_(span, const(-KR * dot.block_groups)) if dot.block else span
+    step_span = b.and_(span, const(-KR * step))
     no_work = b.icmp_signed("==", b.mul(arg["taps"], arg["groups"]), const(0))
     b.cbranch(no_work, done, tap_head)
 
@@ -102,9 +110,9 @@ def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any
     tap_rows = tb.add(arg["rows"], tb.mul(tap, const(8 * mr)))
     rows = [load(tb, tb.add(tap_rows, const(8 * r)), I64, 8) for r in range(mr)]
     state = (const(0), panel0, acc0)
-    if dot.block:
-        state = _walk_groups(tb, fn, dot, dot.block_groups, rows, state, block_span)
-    panel_next, out = _walk_groups(tb, fn, dot, 1, rows, state, span)[1:]
+    if step > 1:
+        state = _walk_groups(tb, fn, dot, step, copies, rows, state, step_span, skips=True)
+    panel_next, out = _walk_groups(tb, fn, dot, 1, 1, rows, state, span, skips=step > 1)[1:]
     tap_next = tb.add(tap, const(1))
     tap_tail = tb.block
     tb.cbranch(tb.icmp_signed("<", tap_next, arg["taps"]), tap_head, done)
@@ -127,19 +135,64 @@ def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any
     return fn
 
 
+def build_dispatch(module: Any, name: str, tiles: Mapping[tuple[int, int], Any]) -> Any:
+    """LLVM function `name` (height, nv, *ARGUMENTS) that calls one of `tiles`, by (height, nv)."""
+    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * (2 + len(ARGUMENTS))), name)
+    fn.linkage = "internal"
+    fn.attributes.add("alwaysinline")
+    height, nv, *arguments = fn.args
+    b = ir.IRBuilder(fn.append_basic_block("entry"))
+    nothing = fn.append_basic_block("nothing")
+    widest = 1 + max(w for _, w in tiles)
+    switch = b.switch(b.add(b.mul(height, const(widest)), nv), nothing)
+    b.position_at_end(nothing)
+    b.ret_void()
+    for (mr, w), tile in tiles.items():
+        case = fn.append_basic_block(f"tile{mr}x{w}")
+        switch.add_case(const(mr * widest + w), case)
+        b.position_at_end(case)
+        b.call(tile, arguments)
+        b.ret_void()
+    return fn
+
+
+def _step(dot: Dot, outputs: int) -> tuple[int, int]:
+    """Groups that a tile of `outputs` vectors takes at once, and copies of its sums (powers of 2).
+
+    No more than a block of four groups: what is left of a short row goes one by one.
+    """
+    copies = 1
+    while copies < 4 and 2 * copies * outputs <= CHAINS:
+        copies *= 2
+    return max(dot.block_groups, copies), copies
+
+
 def _walk_groups(
-    b: Any, fn: Any, dot: Dot, count: int, rows: list[Any], state: tuple[Any, Any, Any], stop: Any
+    b: Any,
+    fn: Any,
+    dot: Dot,
+    count: int,
+    copies: int,
+    rows: list[Any],
+    state: tuple[Any, Any, Any],
+    stop: Any,
+    *,
+    skips: bool,
 ) -> tuple[Any, Any, list[list[Any]]]:
     """Dot groups, `count` a step, until k is `stop`; `state` and the result are (k, panel, acc).
 
-    Leaves `b` behind the loop. A family with blocks may find that there is nothing left to walk.
+    Leaves `b` behind the loop. Group g of a step adds to copy g % copies of the sums. The loop
+    `skips` when there is nothing to walk.
     """
     k0, panel0, acc0 = state
     mr, nv = len(acc0), len(acc0[0])
+    vec = acc0[0][0].type
     group_nbytes = nv * dot.lanes * dot.weight_nbytes
+    zeros = [[ir.Constant(vec, [0] * dot.lanes)] * nv for _ in range(mr)]
+    starts = [acc0] + [zeros] * (copies - 1)
     before = b.block
     loop, after = fn.append_basic_block("k"), fn.append_basic_block("k_end")
-    if dot.block:
+    if skips:
         b.cbranch(b.icmp_signed("<", k0, stop), loop, after)
     else:
         b.branch(loop)
@@ -147,42 +200,51 @@ def _walk_groups(
     b.position_at_end(loop)
     k = b.phi(I64)
     panel = b.phi(I64)
-    acc = [[b.phi(row[0].type) for _ in row] for row in acc0]
+    acc = [[[b.phi(vec) for _ in range(nv)] for _ in range(mr)] for _ in range(copies)]
     blocks = []
-    if dot.block and count > 1:
+    if dot.block and count == dot.block_groups:
         blocks = [dot.block(b, b.add(row, k)) for row in rows]
-    out: list[list[Any]] = [list(row) for row in acc]
+    out: list[list[list[Any]]] = [[list(row) for row in copy] for copy in acc]
     for g in range(count):
         at = b.add(panel, const(g * group_nbytes))
         weights = [
             dot.weights(b, b.add(at, const(v * dot.lanes * dot.weight_nbytes))) for v in range(nv)
         ]
+        sums = out[g % copies]
         for r in range(mr):
-            operands = (
-                blocks[r][g] if blocks else dot.expand(b, load(b, b.add(rows[r], k), I32, 1))
-            )
-            out[r] = [dot.step(b, out[r][v], operands, weights[v]) for v in range(nv)]
+            if blocks:
+                operands = blocks[r][g]
+            else:
+                operands = dot.expand(b, load(b, b.add(rows[r], b.add(k, const(KR * g))), I32, 1))
+            sums[r] = [dot.step(b, sums[r][v], operands, weights[v]) for v in range(nv)]
     k_next = b.add(k, const(KR * count))
     panel_next = b.add(panel, const(count * group_nbytes))
     b.cbranch(b.icmp_signed("<", k_next, stop), loop, after)
 
     b.position_at_end(after)
-    merged = []
-    for phi, first, following in (
-        (k, k0, k_next),
-        (panel, panel0, panel_next),
-        *((acc[r][v], acc0[r][v], out[r][v]) for r in range(mr) for v in range(nv)),
-    ):
+
+    def merge(phi: Any, first: Any, following: Any) -> Any:
         phi.add_incoming(first, before)
         phi.add_incoming(following, loop)
-        if dot.block:
-            end = b.phi(phi.type)
-            end.add_incoming(first, before)
-            end.add_incoming(following, loop)
-            following = end
-        merged.append(following)
-    sums = [merged[2 + r * nv : 2 + (r + 1) * nv] for r in range(mr)]
-    return merged[0], merged[1], sums
+        if not skips:
+            return following
+        end = b.phi(phi.type)
+        end.add_incoming(first, before)
+        end.add_incoming(following, loop)
+        return end
+
+    ends = [merge(k, k0, k_next), merge(panel, panel0, panel_next)]
+    merged = [
+        [[merge(acc[c][r][v], starts[c][r][v], out[c][r][v]) for v in range(nv)] for r in range(mr)]
+        for c in range(copies)
+    ]
+    while len(merged) > 1:
+        half = len(merged) // 2
+        merged = [
+            [[b.add(x, y) for x, y in zip(*pair, strict=True)] for pair in zip(p, q, strict=True)]
+            for p, q in zip(merged[:half], merged[half:], strict=True)
+        ]
+    return ends[0], ends[1], merged[0]
 
 
 def need_features(context: Any, fn: Any, features: tuple[str, ...]) -> None:

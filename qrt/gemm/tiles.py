@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 
+from qrt.gemm.table import TileSpec
 from qrt.jit.declare import helper, intrinsic
 from qrt.simd.memory import as_f32, as_i8, as_i32, as_i64, as_u8
 from qrt.simd.scalar import add32, mul32, quantize_u8
@@ -16,14 +18,18 @@ PORTABLE_NR = 16
 
 
 @cache
-def tile(family: str, mr: int, nv: int, epilogue: str) -> Any:
-    """The tile function `(rows, taps, ..., limits) -> 0` of `tile.ARGUMENTS`, all int64."""
+def tiles(spec: TileSpec, epilogue: str) -> Any:
+    """One function of all tiles of a row: `(height, nv, rows, taps, ..., limits) -> 0`, all int64.
+
+    `height` and `nv` are of the row's `heights` and `widths`; the rest is `tile.ARGUMENTS`.
+    """
+    family, heights, widths = spec.family, spec.heights, spec.widths
     if family == "portable":
         return _portable_u8 if epilogue == "u8" else _portable_f32
 
-    # eleven arguments: numba needs the names spelled out
+    # thirteen arguments: numba needs the names spelled out
     def call_tile(  # type: ignore[no-untyped-def]
-        typingctx, rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
+        typingctx, height, nv, rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
     ):
         from numba import types
 
@@ -32,20 +38,23 @@ def tile(family: str, mr: int, nv: int, epilogue: str) -> Any:
 
             from qrt.gemm.dots import FAMILIES
             from qrt.gemm.epilogue import BUILDERS
-            from qrt.gemm.tile import build_tile, need_features
+            from qrt.gemm.tile import build_dispatch, build_tile, need_features
 
-            name = f"qrt_tile_{family}_{mr}x{nv}_{epilogue}"
+            name = f"qrt_tiles_{family}_{epilogue}"
             fn = builder.module.globals.get(name)
             if fn is None:
-                dot = FAMILIES[family]
-                fn = build_tile(builder.module, name, dot, mr, nv, BUILDERS[epilogue])
-                need_features(context, fn, dot.features)
+                dot, end, made = FAMILIES[family], BUILDERS[epilogue], {}
+                for size in product(heights, widths):
+                    tile_name = f"{name}_{size[0]}x{size[1]}"
+                    made[size] = build_tile(builder.module, tile_name, dot, *size, end)
+                    need_features(context, made[size], dot.features)
+                fn = build_dispatch(builder.module, name, made)
             builder.call(fn, args)
             return ir.Constant(ir.IntType(64), 0)
 
-        return types.int64(*[types.int64] * 11), codegen
+        return types.int64(*[types.int64] * 13), codegen
 
-    call_tile.__name__ = f"tile_{family}_{mr}x{nv}_{epilogue}"
+    call_tile.__name__ = f"tiles_{spec.mr}x{spec.nr}_{family}_{epilogue}"
     return intrinsic(call_tile)
 
 
@@ -67,7 +76,7 @@ def _portable_acc(rows, taps, groups, panel, columns, sums, r, j):  # type: igno
 
 @helper
 def _portable_u8(  # type: ignore[no-untyped-def]
-    rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
+    height, nv, rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
 ):
     zero_point = as_i32(limits)[0]
     low = np.float32(as_i32(limits)[1] - zero_point)
@@ -83,7 +92,7 @@ def _portable_u8(  # type: ignore[no-untyped-def]
 
 @helper
 def _portable_f32(  # type: ignore[no-untyped-def]
-    rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
+    height, nv, rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
 ):
     scale = as_f32(columns + 4 * PORTABLE_NR)
     bias = as_f32(columns + 12 * PORTABLE_NR)
