@@ -23,6 +23,7 @@ from qrt.gemm.extents import LANES
 from qrt.gemm.pack import panel_nbytes
 from qrt.gemm.table import TileSpec
 from qrt.ops import matmul, product_rows
+from qrt.simd.caches import CacheSizes
 from qrt.simd.features import active_features
 
 ROWS = [pytest.param(*row, id=row[0].kernel_name(row[1])) for row in tile_rows()]
@@ -94,7 +95,8 @@ def test_threads_and_blocks(tile: TileSpec, epilogue: str, monkeypatch: pytest.M
     panel = panel_nbytes(1, k, tile)
     with forced(tile, threads_always=True):
         for (m, n), threads, block in combinations(sizes, (1, 2, 3, 7), (1, 2, 64)):
-            monkeypatch.setattr(product_rows, "L2_NBYTES", block * panel)
+            sizes = CacheSizes(32 << 10, 2 * block * panel, 0)
+            monkeypatch.setattr(product_rows, "cache_sizes", lambda sizes=sizes: sizes)
             x = rng.integers(0, 256, (m, k), dtype=np.uint8)
             w = rng.integers(-128, 128, (k, n), dtype=np.int8)
             numbers = draw_numbers(rng, n, k, epilogue, weight_zero_points=(m + n) % 2 == 0)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from qrt.errors import UnsupportedError
+from qrt.gemm.blocking import block_panels
 from qrt.gemm.driver import PRODUCTS, row_sums_kernel
 from qrt.gemm.extents import rows_nbytes
 from qrt.gemm.pack import KR, column_positions, pack_columns, pack_weights, panel_nbytes
@@ -14,9 +15,8 @@ from qrt.gemm.pack_kernel import pack_kernel
 from qrt.gemm.table import TileSpec, padded_columns, select_tile
 from qrt.ops.product import Product, max_scaled, sum_bound, weight_sums, wrap_i32
 from qrt.ops.spec import Array, Lowering, Operand
+from qrt.simd.caches import cache_sizes
 
-# panels that stay in L2 while the rows of x go by: half of a 1 MiB L2, the rest is x and y
-L2_NBYTES = 512 * 1024
 # below this many multiply-adds a barrier and a cold second core cost more than they bring
 THREAD_MACS = 64 * 1024
 
@@ -128,7 +128,7 @@ def emit_product(
     fields = geometry | {
         "y_group": n * (4 if product.y is None else 1),
         "groups": groups,
-        "block": max(1, L2_NBYTES // max(panel_nbytes(taps, channels, tile), 1)),
+        "block": block_panels(panel_nbytes(taps, channels, tile), cache_sizes()),
         "max_threads": threads,
     }
     pad = program.constant(np.full(channels + 4, zero_point, np.uint8))
