@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from qrt.gemm import depthwise_carry, depthwise_tile, tile
+from qrt.gemm.depthwise_order import TALL
 from qrt.gemm.depthwise_table import DEPTHWISE
 from qrt.gemm.table import TILES
 from qrt.jit.declare import HEADER, Extent, Helper, Intrinsic, Kernel
@@ -233,15 +234,19 @@ def _interleave(trace: Trace, family: str, lanes: int) -> Any:
 def _carry_row(trace: Trace, lanes: int, kernel_w: int, stride: int) -> Any:
     """A generated row, by the contract in `qrt.gemm.depthwise_carry.build_carry_row`."""
 
+    rows = 5 if kernel_w == TALL else 4
+
     def run(*args: int) -> int:
-        a = dict(zip(depthwise_carry.ARGUMENTS, args, strict=True))
+        a = dict(zip(depthwise_carry.arguments(rows), args, strict=True))
         assert 1 <= a["n"] <= 4 * lanes
         trace.touch(a["columns"], 32 * lanes)
         trace.touch(a["limits"], 12)
-        trace.touch(a["weights"], kernel_w * 16 * lanes)
+        places = [*range(0, 2 * kernel_w, 2), 1, 3] if rows == 5 else range(kernel_w)
+        for place in places:
+            trace.touch(a["weights"] + place * 16 * lanes, 16 * lanes)
         for j in trace.counted(kernel_w - stride + a["width"] * stride):
             at = j - a["before"]
-            for r in range(4):
+            for r in range(rows):
                 inside = 0 <= at < a["inside"]
                 trace.touch(a[f"p{r}"] + at * a[f"s{r}"] if inside else a["pad"], 4 * lanes)
         for ox in trace.counted(a["width"]):

@@ -42,7 +42,7 @@ def test_weights(spec: DepthwiseSpec, kernel: tuple[int, int]) -> None:
         for step in (1, 53):
             ramp = (np.arange(channels * kh * kw) * step).astype(np.uint8).view(np.int8)
             w = ramp.reshape(channels, kh, kw).astype(np.int16)
-            packed: Any = pack_depthwise(w, spec).view(spec.weight_dtype)
+            packed: Any = pack_depthwise(w, spec, 1, 1).view(spec.weight_dtype)
             if spec.planar:  # all lanes of a row, then of the next: back to side by side
                 planes = packed.reshape(-1, spec.rows, spec.lanes[0])
                 packed = planes.transpose(0, 2, 1).reshape(-1)
@@ -63,12 +63,30 @@ def test_weights(spec: DepthwiseSpec, kernel: tuple[int, int]) -> None:
             assert at == packed.size
 
 
+@pytest.mark.parametrize("spec", [p for p in GENERATED if p.values[0].rows == 4])
+def test_tall_weights(spec: DepthwiseSpec) -> None:
+    """The fifth row lies across the columns: four taps, then the fifth in the last byte."""
+    w = np.arange(-100, 25, dtype=np.int16).reshape(5, 5, 5)
+    order = column_order(4, spec.lanes[-1], "u8")
+    for steps in ((1, 1), (2, 1)):
+        packed = pack_depthwise(w, spec, *steps).view(np.int8).reshape(5, 2, -1, 4)
+        for position, channel in enumerate(order):
+            here = packed[:, :, position]
+            real = w[channel] if channel < 5 else np.zeros((5, 5), np.int16)
+            np.testing.assert_array_equal(here[:, 0], real[:4].T)
+            np.testing.assert_array_equal(here[0, 1], real[4, :4])
+            np.testing.assert_array_equal(here[1, 1], [0, 0, 0, real[4, 4]])
+            assert not here[2:, 1].any()
+    walked = pack_depthwise(w, spec, 1, 2).view(np.int8).reshape(5, 2, -1, 4)
+    np.testing.assert_array_equal(walked[:, 1, order.index(0), 0], w[0, 4])
+
+
 def test_portable_weights() -> None:
     """Kernel row, kernel column, channel; int16."""
     spec = DEPTHWISE[-1]
     assert spec.family == "portable"
     w = np.arange(-30, 30, dtype=np.int16).reshape(5, 4, 3) * 8
-    packed = pack_depthwise(w, spec).view(np.int16).reshape(4, 3, 5)
+    packed = pack_depthwise(w, spec, 1, 1).view(np.int16).reshape(4, 3, 5)
     for channel in range(5):
         np.testing.assert_array_equal(packed[:, :, channel], w[channel])
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qrt.gemm.depthwise_calls import carry_row, interleave_row, row_tiles
+from qrt.gemm.depthwise_calls import carry_row, interleave_row, row_tiles, tall_row
+from qrt.gemm.depthwise_order import carries, carries_tall
 from qrt.gemm.depthwise_rows import (
     BATCH,
     CHANNELS,
@@ -60,6 +61,11 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
         for lanes in (wide_lanes, slim_lanes)
         for stride in (1, 2)
     )
+    wide_tall1, wide_tall2, slim_tall1, slim_tall2 = (
+        tall_row(spec.family, lanes, stride) if quads else wide_interleave
+        for lanes in (wide_lanes, slim_lanes)
+        for stride in (1, 2)
+    )
     itemsize = np.dtype(spec.weight_dtype).itemsize
     wide, slim = 4 * wide_lanes, 4 * slim_lanes
 
@@ -86,8 +92,9 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
         before = min(pad_w, total)
         inside = min(total - before, width)
         after = total - before - inside
-        # one dot group of rows, three columns: nothing needs to lie in scratch
-        carry = quads and groups == 1 and kernel_w == 3 and dilation_w == 1 and stride_w <= 2
+        # nothing needs to lie in scratch
+        carry = carries(rows, kernel_h, kernel_w, stride_w, dilation_w)
+        tall = carries_tall(rows, kernel_h, kernel_w, stride_w, dilation_w)
         blocks_of_row = (channels + wide - 1) // wide
         units = row[BATCH] * out_height * blocks_of_row
         for unit in range(units * thread // threads, units * (thread + 1) // threads):
@@ -102,6 +109,17 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
             vector_nbytes = 4 * lanes
             column_nbytes = groups * 4 * vector_nbytes
             iy0 = oy * row[STRIDE_H] - row[PAD_H]
+            weights = weights0 + c0 * groups * rows * kernel_w * itemsize
+            columns = columns0 + c0 * 8
+            out = y + line * out_width * channels + c0
+            q0 = pad
+            q1 = pad
+            q2 = pad
+            q3 = pad
+            t0 = 0
+            t1 = 0
+            t2 = 0
+            t3 = 0
             for g in range(groups):
                 to = scratch + g * 4 * vector_nbytes
                 p0 = pad
@@ -125,10 +143,28 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
                             p2, s2 = p, channels
                         else:
                             p3, s3 = p, channels
+                if quads and tall:
+                    if g == 0:
+                        q0, q1, q2, q3 = p0, p1, p2, p3
+                        t0, t1, t2, t3 = s0, s1, s2, s3
+                    elif is_slim and stride_w == 1:
+                        slim_tall1(q0, q1, q2, q3, p0, t0, t1, t2, t3, s0, pad, before, inside,
+                                   out_width, weights, columns, out, channels, valid,
+                                   limits)  # fmt: skip
+                    elif is_slim:
+                        slim_tall2(q0, q1, q2, q3, p0, t0, t1, t2, t3, s0, pad, before, inside,
+                                   out_width, weights, columns, out, channels, valid,
+                                   limits)  # fmt: skip
+                    elif stride_w == 1:
+                        wide_tall1(q0, q1, q2, q3, p0, t0, t1, t2, t3, s0, pad, before, inside,
+                                   out_width, weights, columns, out, channels, valid,
+                                   limits)  # fmt: skip
+                    else:
+                        wide_tall2(q0, q1, q2, q3, p0, t0, t1, t2, t3, s0, pad, before, inside,
+                                   out_width, weights, columns, out, channels, valid,
+                                   limits)  # fmt: skip
+                    continue
                 if quads and carry:
-                    weights = weights0 + c0 * rows * kernel_w * itemsize
-                    columns = columns0 + c0 * 8
-                    out = y + line * out_width * channels + c0
                     if is_slim and stride_w == 1:
                         slim_carry1(p0, p1, p2, p3, s0, s1, s2, s3, pad, before, inside, out_width,
                                     weights, columns, out, channels, valid, limits)  # fmt: skip
@@ -148,13 +184,10 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
                 else:
                     wide_interleave(pad, p0, p1, p2, p3, s0, s1, s2, s3, to, column_nbytes, before,
                                     inside, after)  # fmt: skip
-            if carry:
+            if carry or tall:
                 continue
-            weights = weights0 + c0 * groups * rows * kernel_w * itemsize
-            columns = columns0 + c0 * 8
             pixel_step = stride_w * column_nbytes
             tap_step = dilation_w * column_nbytes
-            out = y + line * out_width * channels + c0
             if is_slim:
                 slim_tiles(row, scratch, pixel_step, tap_step, groups, weights, columns, out,
                            channels, valid, limits)  # fmt: skip

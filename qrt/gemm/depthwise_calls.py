@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qrt.gemm.depthwise_order import TALL
 from qrt.gemm.depthwise_rows import DILATION_W, KERNEL_W, OUT_WIDTH, STRIDE_W
 from qrt.jit.declare import helper, intrinsic
 
@@ -86,8 +87,21 @@ def interleave_row(family: str, rows: int, lanes: int) -> Any:
     return helper(run_pairs)
 
 
+def tall_row(family: str, lanes: int, stride: int) -> Any:
+    """Intrinsic over `depthwise_carry.arguments(5)` -> 0, for tall kernels."""
+    codegen = _codegen("carry", family, lanes, 0, (TALL, stride))
+
+    def call_tall_row(  # type: ignore[no-untyped-def]
+        typingctx, p0, p1, p2, p3, p4, s0, s1, s2, s3, s4, pad, before, inside, width, weights,
+        columns, out, ldc, n, limits
+    ):  # fmt: skip
+        return _signature(20), codegen
+
+    return intrinsic(call_tall_row)
+
+
 def carry_row(family: str, lanes: int, stride: int) -> Any:
-    """Intrinsic over `depthwise_carry.ARGUMENTS` -> 0, for kernels 3 wide."""
+    """Intrinsic over `depthwise_carry.arguments(4)` -> 0, for kernels 3 wide."""
     codegen = _codegen("carry", family, lanes, 0, (3, stride))
 
     def call_carry_row(  # type: ignore[no-untyped-def]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qrt.gemm.depthwise_order import carries_tall
 from qrt.gemm.order import column_order
 
 Array = np.ndarray[Any, Any]
@@ -55,9 +56,13 @@ def blocks(channels: int, spec: DepthwiseSpec) -> list[int]:
     return [widest] * full + last
 
 
-def pack_depthwise(w: Array, spec: DepthwiseSpec) -> Array:
-    """Pack w (channels, kh, kw), zero points subtracted. Returns uint8 (nbytes,)."""
+def pack_depthwise(w: Array, spec: DepthwiseSpec, stride_w: int, dilation_w: int) -> Array:
+    """Pack w (channels, kh, kw), zero points subtracted. Returns uint8 (nbytes,).
+
+    A tall kernel's last row lies across its columns: see `depthwise_carry`.
+    """
     channels, kh, kw = w.shape
+    tall = carries_tall(spec.rows, kh, kw, stride_w, dilation_w)
     if spec.family == "portable":
         taps = np.ascontiguousarray(w.transpose(1, 2, 0)).astype(np.int16)
         return taps.reshape(-1).view(np.uint8)
@@ -69,6 +74,11 @@ def pack_depthwise(w: Array, spec: DepthwiseSpec) -> Array:
         block = np.zeros((4 * lanes, groups * spec.rows, kw), spec.weight_dtype)
         valid = order < channels
         block[valid, :kh] = w[order[valid]]
+        if tall:
+            last = block[:, kh - 1].copy()
+            block[:, spec.rows :] = 0
+            block[:, spec.rows :, 0] = last[:, : spec.rows]
+            block[:, -1, 1] = last[:, -1]
         block = block.reshape(4 * lanes, groups, spec.rows, kw).transpose(3, 1, 0, 2)
         if spec.planar:
             vectors = block.reshape(kw, groups, 4, lanes, spec.rows)

@@ -49,13 +49,15 @@ def lower_depthwise(
     per_thread = -(-scratch_nbytes(fields, spec) // 64) * 64
     macs = geometry["out_height"] * geometry["out_width"] * w.size * geometry["batch"]
     threads = program.threads() if macs >= THREAD_MACS else 1
+    steps = geometry["stride_w"], geometry["dilation_w"]
     program.emit(
         KERNELS_BY_SPEC[spec],
         **fields,
         x=program.operand(node.required(0)),
         y=program.operand(node.outputs[0]),
         weights=program.packed(
-            (id(w), "depthwise", spec, zero_points.tobytes()), lambda: pack_depthwise(real, spec)
+            (id(w), "depthwise", spec, steps, zero_points.tobytes()),
+            lambda: pack_depthwise(real, spec, *steps),
         ),
         columns=program.constant(
             pack_depthwise_columns(channels, spec, bias, product.multiplier)
