@@ -97,11 +97,21 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
         tall = carries_tall(rows, kernel_h, kernel_w, stride_w, dilation_w)
         blocks_of_row = (channels + wide - 1) // wide
         units = row[BATCH] * out_height * blocks_of_row
-        for unit in range(units * thread // threads, units * (thread + 1) // threads):
-            line = unit // blocks_of_row
-            block = unit - line * blocks_of_row
-            image = line // out_height
-            oy = line - image * out_height
+        first = units * thread // threads
+        # counted on from here: divisions in the loop cost as much as a short row
+        line = first // blocks_of_row
+        block = first - line * blocks_of_row - 1
+        image = line // out_height
+        oy = line - image * out_height
+        for _ in range(first, units * (thread + 1) // threads):
+            block += 1
+            if block == blocks_of_row:
+                block = 0
+                line += 1
+                oy += 1
+                if oy == out_height:
+                    oy = 0
+                    image += 1
             c0 = block * wide
             valid = min(wide, channels - c0)
             is_slim = valid <= slim and slim < wide
