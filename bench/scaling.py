@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 
 from bench import compare, zoo
 from bench.compare import Model, Options, Timing
-from bench.machine import dot_seconds
+from qrt.bench.machine import dot_seconds
 from qrt.simd.features import active_features
 
 # of a register loop: starting two threads takes a hundredth of it, and it fits into a time slice

@@ -52,11 +52,11 @@ def one_step(limit: DotLimit, x: Any) -> Any:
     used = limit.lanes * limit.macs_per_lane * np.dtype(limit.types[0]).itemsize
     room = x.reshape(-1, FACTOR_NBYTES)[:, :used]
     factors, weights = room[: limit.factors], room[limit.factors :]
-    total = np.zeros(limit.lanes, np.int64)
+    total = np.zeros(limit.lanes, np.float64 if limit.is_float else np.int64)
     for i in range(limit.accumulators):
         pair = (factors[i % limit.factors], weights[i // limit.factors % limit.weights])
         a, w = (
-            v.view(t).astype(np.int64).reshape(limit.lanes, limit.macs_per_lane)
+            v.view(t).astype(total.dtype).reshape(limit.lanes, limit.macs_per_lane)
             for v, t in zip(pair, limit.types, strict=True)
         )
         total += (a * w).sum(1)
@@ -73,16 +73,22 @@ def test_dots(limit: DotLimit) -> None:
     for steps, thread in ((1, 0), (2, 0), (1001, 1), (7, 2)):
         arena = aligned_bytes(OPERAND_NBYTES + THREADS * RESULT_NBYTES)
         arena[:] = rng.integers(0, 256, arena.size, dtype=np.uint8)
-        if limit.lanes == 1:
+        if limit.is_float:
+            small = rng.integers(-8, 9, OPERAND_NBYTES // 4)
+            arena[:OPERAND_NBYTES].view(np.float32)[:] = small
+        elif limit.lanes == 1:
             arena[:OPERAND_NBYTES].view(np.int32)[:] %= 256  # keeps the test's own sum small
         row = {"x": 0, "y": OPERAND_NBYTES, "steps": steps}
         kernel.extents(row)
         before = arena.copy()
         run(kernel, row, arena, thread, 3, level_of(limit.features))
         at = OPERAND_NBYTES + thread * RESULT_NBYTES
-        got = arena[at : at + 4 * limit.lanes].view(np.int32)
-        want = (one_step(limit, before[:OPERAND_NBYTES]) * steps).astype(np.uint64)
-        np.testing.assert_array_equal(got, want.astype(np.uint32).view(np.int32))
+        got = arena[at : at + 4 * limit.lanes]
+        want = one_step(limit, before[:OPERAND_NBYTES]) * steps
+        if limit.is_float:  # whole numbers that float32 holds
+            np.testing.assert_array_equal(got.view(np.float32), want)
+        else:
+            np.testing.assert_array_equal(got.view(np.uint32), want.astype(np.uint64) % 2**32)
         arena[at : at + RESULT_NBYTES] = before[at : at + RESULT_NBYTES]
         np.testing.assert_array_equal(arena, before, "wrote outside its place")
 

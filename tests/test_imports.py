@@ -23,6 +23,7 @@ PACKAGE = ROOT / "qrt"
 # a room may import itself, every room to the right of its group, and what all may use
 ORDER = (
     ("cli",),
+    ("bench",),
     ("api",),
     ("export", "ptq", "vm"),
     ("program", "passes", "loader"),
@@ -36,6 +37,8 @@ FOR_ALL = ("ir", "quant", "errors", "knobs")
 TOP = {"__init__": ("api", "errors"), "__main__": ("cli",)}
 # rooms that may use the package as its users do
 USERS = ("cli",)
+
+RIVAL = Path("bench/rival.py")  # the only file of the package that may import onnxruntime
 
 LAZY = ("numba", "onnx", "onnxruntime", "scipy")  # what `import qrt` leaves alone
 
@@ -111,11 +114,25 @@ def test_imports_go_only_to_the_right() -> None:
     assert not wrong, f"{len(wrong)} imports against the order:\n" + "\n".join(wrong)
 
 
+def test_only_the_rival_imports_onnxruntime() -> None:
+    importing = {
+        path.relative_to(PACKAGE)
+        for path in sources()
+        for _, module in imported_modules(path)
+        if module.split(".")[0] == "onnxruntime"
+    }
+    assert importing == {RIVAL}
+
+
 @pytest.mark.parametrize(
     ("room", "target", "fine"),
     [
         ("cli", "api", True),
         ("cli", "__init__", True),
+        ("cli", "bench", True),
+        ("bench", "api", True),
+        ("bench", "cli", False),
+        ("api", "bench", False),
         ("api", "vm", True),
         ("api", "__init__", False),
         ("vm", "export", False),

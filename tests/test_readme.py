@@ -15,7 +15,7 @@ import pytest
 from cli_harness import HELD_OUT
 
 import qrt
-from qrt.cli import COMMANDS, make_parser
+from qrt.cli import COMMANDS, join_words, make_parser
 from qrt.knobs import KNOBS
 from qrt.simd.features import LEVELS
 
@@ -61,7 +61,7 @@ def test_the_two_commands() -> None:
 
 @pytest.mark.parametrize("line", [line for line in command_lines() if line.startswith("qrt ")])
 def test_commands_parse(line: str) -> None:
-    make_parser().parse_args(shlex.split(line)[1:])
+    make_parser().parse_args(join_words(shlex.split(line)[1:]))
 
 
 def test_every_command_is_told() -> None:

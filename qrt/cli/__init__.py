@@ -1,4 +1,4 @@
-"""The command line: `qrt run`, `bench`, `explain`, `inspect`, `demo`.
+"""The command line: `qrt run`, `bench`, `bench kernels`, `explain`, `inspect`, `demo`.
 
 Exit codes: 0 fine; 1 the demo scored too low; 2 bad input (one line on stderr says which); 3 a
 mistake of qrt's own; 130 interrupted.
@@ -15,11 +15,18 @@ from typing import NoReturn
 
 import qrt
 from qrt import knobs
-from qrt.cli import bench, demo, explain, inspect, run
+from qrt.cli import bench, bench_kernels, demo, explain, inspect, run
 from qrt.cli.screen import one_line, tolerate_encoding
 from qrt.errors import QrtError
 
-COMMANDS = (run.COMMAND, bench.COMMAND, explain.COMMAND, inspect.COMMAND, demo.COMMAND)
+COMMANDS = (
+    run.COMMAND,
+    bench.COMMAND,
+    bench_kernels.COMMAND,
+    explain.COMMAND,
+    inspect.COMMAND,
+    demo.COMMAND,
+)
 
 BAD_INPUT, OWN_MISTAKE, INTERRUPTED = 2, 3, 130
 
@@ -27,7 +34,7 @@ BAD_INPUT, OWN_MISTAKE, INTERRUPTED = 2, 3, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command with `argv` (default: the process's) and return its exit code."""
     tolerate_encoding(sys.stdout, sys.stderr)
-    args = make_parser().parse_args(argv)
+    args = make_parser().parse_args(join_words(sys.argv[1:] if argv is None else argv))
     name = f"qrt {args.command.name}"
     try:
         code: int = args.command.run(args)
@@ -62,6 +69,12 @@ def make_parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print one JSON object instead")
         sub.set_defaults(command=command)
     return parser
+
+
+def join_words(argv: Sequence[str]) -> list[str]:
+    """`argv` with a command of two words as one argument, as the parser knows it."""
+    words = " ".join(argv[:2])
+    return [words, *argv[2:]] if any(words == c.name for c in COMMANDS) else list(argv)
 
 
 class _Parser(argparse.ArgumentParser):

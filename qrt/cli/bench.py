@@ -9,7 +9,14 @@ from typing import Any
 
 from qrt.cli.command import Command
 from qrt.cli.inputs import as_dict, make_feeds
-from qrt.cli.options import add_inputs, add_model, add_session, count_from, load_session
+from qrt.cli.options import (
+    add_inputs,
+    add_model,
+    add_session,
+    count_from,
+    load_session,
+    positive_seconds,
+)
 from qrt.cli.screen import duration, facts, show, show_json
 from qrt.cli.stopwatch import time_calls
 
@@ -24,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--runs", type=count_from(1), default=1000, metavar="N", help="at most (default 1000)"
     )
     parser.add_argument(
-        "--seconds", type=_seconds, default=3.0, metavar="S", help="at most (default 3)"
+        "--seconds", type=positive_seconds, default=3.0, metavar="S", help="at most (default 3)"
     )
     parser.add_argument("--profile", action="store_true", help="also time every row")
     add_session(parser)
@@ -71,16 +78,6 @@ def run(args: argparse.Namespace) -> int:
     if profile is not None:
         show(f"\n{profile}")
     return 0
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, got {text!r}")
-    return seconds
 
 
 COMMAND = Command(

@@ -93,6 +93,17 @@ def count_from(least: int) -> Callable[[str], int]:
     return count
 
 
+def positive_seconds(text: str) -> float:
+    """The type of an option that is a time."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, got {text!r}")
+    return seconds
+
+
 def _dim(text: str) -> tuple[str, int]:
     name, _, size = text.rpartition("=")
     if not name or not size.isdecimal():

@@ -45,6 +45,11 @@ class DotLimit:
     types: tuple[str, str]  # NumPy names of what a factor and a weight are read as
 
     @property
+    def is_float(self) -> bool:
+        """True when it sums float32, False for int32."""
+        return self.types[0] == "f4"
+
+    @property
     def macs_per_step(self) -> int:
         """Multiply-adds of one step of the loop."""
         return self.accumulators * self.lanes * self.macs_per_lane
@@ -59,6 +64,12 @@ DOT_LIMITS: tuple[DotLimit, ...] = (
     DotLimit("neon", ("neon",), 16, 4, 2, 4, 2, ("i1", "i1")),
     DotLimit("portable", (), 4, 4, 1, 1, 1, ("i4", "i4")),
 )
+# the same of float32: fused multiply-adds, two a cycle with a latency of four need eight sums
+FLOAT_LIMITS: tuple[DotLimit, ...] = (
+    DotLimit("fma512", ("avx512", "fma"), 24, 1, 1, 16, 1, ("f4", "f4")),
+    DotLimit("fma256", ("avx2", "fma"), 12, 1, 1, 8, 1, ("f4", "f4")),
+    DotLimit("fmla", ("neon",), 24, 1, 1, 4, 1, ("f4", "f4")),
+)
 
 
 def _opaque(b: Any, value: Any, register: str) -> Any:
@@ -68,14 +79,17 @@ def _opaque(b: Any, value: Any, register: str) -> Any:
     return b.asm(ir.FunctionType(value.type, [value.type]), "", f"={register},0", [value], False)
 
 
-def _step(b: Any, family: str, acc: Any, factor: Any, weight: Any) -> Any:
+def _step(b: Any, limit: DotLimit, acc: Any, factor: Any, weight: Any) -> Any:
     """acc plus the products of one instruction (two, where it does not add by itself)."""
     from llvmlite import ir
 
     from qrt.gemm.dots import multiply_pairs, sdot, usdot
     from qrt.gemm.tile import I8, I16, declare
 
-    vec = acc.type
+    vec, family = acc.type, limit.family
+    if limit.is_float:
+        fma = declare(b.module, f"llvm.fma.v{limit.lanes}f32", vec, [vec] * 3)
+        return b.call(fma, [factor, weight, acc])
     if family in ("i8mm", "dotprod"):
         dot = usdot if family == "i8mm" else sdot
         octets = ir.VectorType(I8, 16)
@@ -108,10 +122,11 @@ def _build_dot_loop(module: Any, name: str, limit: DotLimit) -> Any:
     """LLVM function (x, y, steps): `steps` times every accumulator gains its products."""
     from llvmlite import ir
 
-    from qrt.gemm.tile import I32, I64, const, load, store
+    from qrt.gemm.tile import F32, I32, I64, const, load, store
 
     scalar = limit.lanes == 1
-    element = I32 if scalar else ir.VectorType(I32, limit.lanes)
+    sum_type = F32 if limit.is_float else I32
+    element = sum_type if scalar else ir.VectorType(sum_type, limit.lanes)
     register = {1: "r", 4: "w", 8: "x", 16: "v"}[limit.lanes]
     fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 3), name)
     fn.linkage = "internal"
@@ -132,7 +147,7 @@ def _build_dot_loop(module: Any, name: str, limit: DotLimit) -> Any:
     out = [
         _step(
             b,
-            limit.family,
+            limit,
             a,
             factors[i % limit.factors],
             weights[i // limit.factors % limit.weights],
@@ -151,9 +166,10 @@ def _build_dot_loop(module: Any, name: str, limit: DotLimit) -> Any:
         phi.add_incoming(after, loop)
 
     b = ir.IRBuilder(end)
+    add = b.fadd if limit.is_float else b.add
     total = out[0]
     for o in out[1:]:
-        total = b.add(total, o)
+        total = add(total, o)
     store(b, total, y, 4)
     b.ret_void()
     return fn
@@ -208,7 +224,9 @@ def _make_dot_kernel(limit: DotLimit) -> Kernel:
     )(dots)
 
 
-DOT_KERNELS: dict[DotLimit, Kernel] = {limit: _make_dot_kernel(limit) for limit in DOT_LIMITS}
+DOT_KERNELS: dict[DotLimit, Kernel] = {
+    limit: _make_dot_kernel(limit) for limit in (*DOT_LIMITS, *FLOAT_LIMITS)
+}
 
 
 def _read_extents(row: Mapping[str, int]) -> list[Extent]:

@@ -6,22 +6,17 @@ Rates are of this moment: on a machine that others use, measure them beside what
 from __future__ import annotations
 
 import ctypes
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs as a script
-
 from qrt.gemm.limits import (
     DOT_KERNELS,
-    DOT_LIMITS,
     GRAIN,
     OPERAND_NBYTES,
     RESULT_NBYTES,
@@ -98,8 +93,8 @@ def bind(kernel: Kernel, features: frozenset[str], arena_nbytes: int, **fields: 
 
 
 def dot_limit(features: frozenset[str], family: str | None = None) -> DotLimit:
-    """The limit of `family`, else of the newest family that `features` allow."""
-    usable = [limit for limit in DOT_LIMITS if features.issuperset(limit.features)]
+    """The limit of `family`, else of the newest integer family that `features` allow."""
+    usable = [limit for limit in DOT_KERNELS if features.issuperset(limit.features)]
     return usable[0] if family is None else next(u for u in usable if u.family == family)
 
 

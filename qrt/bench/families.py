@@ -1,0 +1,270 @@
+"""The table of kernel families that can be timed: sizes, models, what their speed is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qrt.bench import models
+from qrt.errors import InputError
+
+Dims = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Operators that are timed alike.
+
+    `variants` are the builders of `models` by name, the first the usual one. `unit` is of the
+    rate: GMAC/s, GFLOP/s (two per multiply-add) or GB/s. `limits` are what may bound it, of which
+    the lowest counts: `dots`, the dot loop of the kernel's instructions on registers; `fma`, the
+    same in float32; `read` and `copy`, the bandwidth at the footprint of the weights, or of the
+    operands. `macs` are multiply-adds by dims.
+    """
+
+    name: str
+    about: str
+    dims: tuple[str, ...]
+    variants: Mapping[str, Callable[..., Any]]
+    unit: str
+    limits: tuple[str, ...]
+    macs: Callable[..., int] | None = None
+    needs: Callable[..., str] | None = None  # of dims: what is wrong with them, or ""
+
+    @property
+    def of_images(self) -> bool:
+        """True when operands have an order in memory to choose: channels last or not."""
+        return self.dims[0] == "height"
+
+    @property
+    def sizes(self) -> str:
+        """m x n x k"""
+        return " x ".join(self.dims)
+
+    def check(self, dims: Dims) -> None:
+        """Raise InputError for sizes that this family does not take."""
+        wanted = self.sizes
+        text = "x".join(map(str, dims))
+        if len(dims) != len(self.dims) or min(dims) < 1:
+            raise InputError(f"shape {text}: a shape of {self.name} is {wanted}, each at least 1")
+        wrong = self.needs(*dims) if self.needs is not None else ""
+        if wrong:
+            raise InputError(f"shape {text} of {self.name} ({wanted}): {wrong}")
+
+
+def _one_row(m: int, n: int, k: int) -> str:
+    return "" if m == 1 else f"m must be 1, got {m}; gemm takes more rows"
+
+
+def _product(m: int, n: int, k: int) -> int:
+    return m * n * k
+
+
+def _conv(h: int, w: int, c: int, o: int, kernel: int, stride: int) -> int:
+    return -(-h // stride) * -(-w // stride) * o * c * kernel**2
+
+
+def _depthwise(h: int, w: int, c: int, kernel: int, stride: int) -> int:
+    return _conv(h, w, 1, c, kernel, stride)
+
+
+MNK = ("m", "n", "k")
+CONV = ("height", "width", "channels", "outputs", "kernel", "stride")
+WINDOW = ("height", "width", "channels", "kernel", "stride")
+ROWS = ("rows", "columns")
+IMAGE = ("height", "width", "channels")
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        "gemm",
+        "u8 x s8 products",
+        MNK,
+        {
+            "requantized": models.qlinear_matmul,
+            "to_float": models.matmul_to_float,
+            "asymmetric": models.qlinear_matmul_asymmetric,
+            "two_inputs": models.qlinear_matmul_two_inputs,
+        },
+        "GMAC/s",
+        ("dots",),
+        _product,
+    ),
+    Family(
+        "gemv",
+        "u8 x s8 products of one row",
+        MNK,
+        {"requantized": models.qlinear_matmul},
+        "GMAC/s",
+        ("dots", "read"),
+        _product,
+        _one_row,
+    ),
+    Family(
+        "conv",
+        "u8 x s8 convolutions",
+        CONV,
+        {"requantized": models.qlinear_conv},
+        "GMAC/s",
+        ("dots",),
+        _conv,
+    ),
+    Family(
+        "depthwise",
+        "u8 x s8 depthwise convolutions",
+        WINDOW,
+        {"requantized": models.qlinear_depthwise},
+        "GMAC/s",
+        ("dots",),
+        _depthwise,
+    ),
+    Family(
+        "pool",
+        "pooling",
+        WINDOW,
+        {
+            "max": models.max_pool,
+            "average": models.average_pool,
+            "max_f32": models.max_pool_f32,
+            "average_f32": models.average_pool_f32,
+        },
+        "GB/s",
+        ("copy",),
+    ),
+    Family(
+        "elementwise",
+        "u8 element by element",
+        ROWS,
+        {"add": models.add, "mul": models.mul},
+        "GB/s",
+        ("copy",),
+    ),
+    Family(
+        "lookup",
+        "tables of 256 entries",
+        ROWS,
+        {"sigmoid": models.sigmoid, "to_float": models.sigmoid_to_float},
+        "GB/s",
+        ("copy",),
+    ),
+    Family(
+        "quantize",
+        "float32 to u8",
+        ROWS,
+        {
+            "tensor": models.quantize,
+            "channels": models.quantize_channels,
+            "dynamic": models.dynamic_quantize,
+        },
+        "GB/s",
+        ("copy",),
+    ),
+    Family(
+        "dequantize",
+        "u8 to float32",
+        ROWS,
+        {"tensor": models.dequantize, "channels": models.dequantize_channels},
+        "GB/s",
+        ("copy",),
+    ),
+    Family(
+        "requantize",
+        "integers of one scale to u8 of another",
+        ROWS,
+        {"u8": models.requantize, "s32": models.requantize_s32},
+        "GB/s",
+        ("copy",),
+    ),
+    Family(
+        "softmax",
+        "softmax of rows",
+        ROWS,
+        {"u8": models.softmax, "f32": models.softmax_f32},
+        "GB/s",
+        ("copy",),
+    ),
+    Family(
+        "norm",
+        "normalization in float32",
+        ROWS,
+        {"layer": models.layer_norm, "batch": models.batch_norm},
+        "GB/s",
+        ("copy",),
+    ),
+    Family(
+        "gemm_f32",
+        "float32 products",
+        MNK,
+        {"f32": models.matmul_f32},
+        "GFLOP/s",
+        ("fma",),
+        _product,
+    ),
+    Family(
+        "conv_f32",
+        "float32 convolutions",
+        CONV,
+        {"f32": models.conv_f32},
+        "GFLOP/s",
+        ("fma",),
+        _conv,
+    ),
+    Family(
+        "depthwise_f32",
+        "float32 depthwise convolutions",
+        WINDOW,
+        {"f32": models.depthwise_f32},
+        "GFLOP/s",
+        ("fma",),
+        _depthwise,
+    ),
+    Family(
+        "elementwise_f32",
+        "float32 element by element",
+        ROWS,
+        {
+            "sigmoid": models.unary_f32,
+            "add": models.add_f32,
+            "less": models.less_f32,
+            "where": models.where_f32,
+            "mean": models.reduce_f32,
+            "cast": models.cast,
+        },
+        "GB/s",
+        ("copy",),
+    ),
+    Family(
+        "movement",
+        "elements moved",
+        ROWS,
+        {
+            "transpose": models.transpose,
+            "slice": models.slice_rows,
+            "slice_steps": models.slice_steps,
+            "gather": models.gather,
+        },
+        "GB/s",
+        ("copy",),
+    ),
+    Family(
+        "resize",
+        "images padded and resized",
+        IMAGE,
+        {
+            "pad": models.pad_image,
+            "nearest": models.resize_nearest,
+            "linear": models.resize_linear,
+        },
+        "GB/s",
+        ("copy",),
+    ),
+)
+
+BY_NAME: dict[str, Family] = {family.name: family for family in FAMILIES}
+
+
+def find_family(name: str) -> Family:
+    """The family called `name`; InputError lists the known."""
+    if name not in BY_NAME:
+        raise InputError(f"no family is called {name!r}; the families are {', '.join(BY_NAME)}")
+    return BY_NAME[name]

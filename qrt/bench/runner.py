@@ -1,0 +1,302 @@
+"""Time a case: qrt, the machine's limits and the rival in turn, in one run."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qrt.api.progress import ProgressLine
+from qrt.api.recipe import ModelRecipe
+from qrt.bench import machine
+from qrt.bench.cases import Case
+from qrt.bench.models import constants_nbytes, empty, random_inputs
+from qrt.bench.rival import Rival, prepare_rival
+from qrt.gemm.limits import FLOAT_LIMITS, DotLimit
+from qrt.jit.declare import KERNELS
+from qrt.loader import load_graph
+from qrt.program import build_program
+from qrt.program.program import Program
+from qrt.vm.executor import Executor
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = np.ndarray[Any, Any]
+
+ROUNDS = 5  # turns of the limits, qrt and the rival
+LIMIT_RUNS = 2  # loops of 2 ms per limit and turn
+WARM_UP_SECONDS = 0.001  # of a turn, untimed: brings one's own data back into the caches
+CALL_SECONDS = 0.01  # of empty calls, and to choose between two forms of the rival
+DISTURBED = 1.25  # median over best
+MIN_CALLS, MAX_CALLS = 3, 1000  # per turn
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What bounds a case: its name, and the rate of this moment in the case's unit."""
+
+    name: str
+    rate: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A case's result. Times in microseconds; rates in `unit`, by medians over all turns."""
+
+    case: Case
+    kernels: tuple[str, ...]
+    threads: int
+    median_us: float
+    min_us: float
+    rate: float
+    limit: str | None
+    limit_rate: float | None
+    intensity: float  # multiply-adds per byte of operands and weights
+    footprint: int  # bytes of operands, for a product of weights too
+    rival_us: float | None
+    spread: float  # the larger of: median time over fastest, best rate of the limit over median
+
+    @property
+    def unit(self) -> str:
+        """GMAC/s, GFLOP/s or GB/s."""
+        return self.case.family.unit
+
+    @property
+    def share(self) -> float | None:
+        """Part of the limit that was reached; 1 is all of it."""
+        return None if self.limit_rate is None else self.rate / self.limit_rate
+
+    @property
+    def is_disturbed(self) -> bool:
+        """True when the median is far from the best, of the calls or the limit: a busy machine."""
+        return self.spread > DISTURBED
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times longer the rival takes."""
+        return None if self.rival_us is None else self.rival_us / self.median_us
+
+
+@dataclass
+class Prepared:
+    """A case, compiled, bound and fed: `enter` is one native call of qrt.
+
+    Memory of an input may serve a later row as scratch: only the first call, which `prepare` makes,
+    computes with the inputs; others do the same work on what is there.
+    """
+
+    case: Case
+    features: frozenset[str]
+    executor: Executor
+    call: Any
+    home: Any
+    operand_nbytes: int
+    weight_nbytes: int
+    rival: Rival | None = None
+
+    @property
+    def enter(self) -> Callable[[], int]:
+        """Run once; 0 is success."""
+        call: Callable[[], int] = self.call.enter
+        return call
+
+    @property
+    def threads(self) -> int:
+        """Threads that walk the rows: fewer than asked for where the case is small."""
+        return self.executor.threads
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names, in the order of their first row."""
+        return tuple(self.executor.program.kernels)
+
+    @cached_property
+    def limits(self) -> list[Limit]:
+        """What may bound the case, of which the lowest counts; none where nothing is known."""
+        found = []
+        for kind in self.case.family.limits:
+            limit = LIMITS[kind](self)
+            if limit is not None:
+                found.append(limit)
+        return found
+
+    def rate(self, seconds: float) -> float:
+        """The family's unit, for a call that took `seconds`."""
+        unit = self.case.family.unit
+        work = {"GMAC/s": self.case.macs, "GFLOP/s": 2 * self.case.macs, "GB/s": self.footprint}
+        return work[unit] / seconds / 1e9
+
+    @property
+    def footprint(self) -> int:
+        """Bytes that a run must read and write at least."""
+        return self.operand_nbytes + (self.weight_nbytes if self.case.macs else 0)
+
+    @property
+    def intensity(self) -> float:
+        """Multiply-adds per byte of the footprint."""
+        return self.case.macs / self.footprint
+
+
+def program_of(model: onnx.ModelProto, features: frozenset[str], threads: int = 1) -> Program:
+    """The rows that qrt makes of a case's model; nothing is compiled."""
+    recipe = ModelRecipe(load_graph(model), features)
+    shapes = {v.name: v.static_shape for v in recipe.graph.inputs}
+    return build_program(recipe.specialize(shapes, {}), features, threads)
+
+
+def bound_call(executor: Executor, inputs: Mapping[str, Array]) -> tuple[Any, Any]:
+    """A call of `executor` with `inputs` in place, run once, and the list that owns it."""
+    call, home = executor.take([inputs[name] for name, _, _ in executor.expected])
+    failure = call.enter()
+    if failure:
+        executor.fail(failure)
+    return call, home
+
+
+def prepare(
+    case: Case, features: frozenset[str], threads: int = 1, *, rival: bool = False
+) -> Prepared:
+    """Lower, compile and feed one case; with `rival`, onnxruntime on the same too."""
+    model = case.model()
+    program = program_of(model, features, threads)
+    executor = Executor(program, features, threads=threads, progress=ProgressLine())
+    call, home = bound_call(executor, random_inputs(model))
+    operands = sum(view.nbytes for view in (*call.inputs, *call.outputs))
+    prepared = Prepared(case, features, executor, call, home, operands, constants_nbytes(model))
+    if rival:
+        prepared.rival = fastest_rival(case, model, threads)
+    return prepared
+
+
+def fastest_rival(case: Case, model: onnx.ModelProto, threads: int) -> Rival | None:
+    """onnxruntime on the case's model, or on the same with the channels first if that is faster."""
+    models = [model, case.model(channels_last=False)] if case.family.of_images else [model]
+    rivals = [prepare_rival(m, random_inputs(m), threads) for m in models]
+    found = [rival for rival in rivals if rival is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    return min(found, key=lambda rival: median(time_turn(rival.enter, CALL_SECONDS)))
+
+
+def call_seconds(features: frozenset[str], *, with_rival: bool) -> tuple[float, float | None]:
+    """What a call costs before any work is done: qrt's, and the rival's where there is one."""
+    model = empty()
+    inputs = random_inputs(model)
+    executor = Executor(program_of(model, features), features, progress=ProgressLine())
+    call, _ = bound_call(executor, inputs)
+    ours = median(time_turn(call.enter, CALL_SECONDS))
+    rival = prepare_rival(model, inputs, 1) if with_rival else None
+    return ours, None if rival is None else median(time_turn(rival.enter, CALL_SECONDS))
+
+
+def measure(prepared: Prepared, seconds: float) -> Measured:
+    """Time calls for about `seconds`, in turns of the limits, qrt and the rival."""
+    sides = [prepared.enter] + ([prepared.rival.enter] if prepared.rival is not None else [])
+    times: list[list[float]] = [[] for _ in sides]
+    rates: dict[str, list[float]] = {limit.name: [] for limit in prepared.limits}
+    for _ in range(ROUNDS):
+        for limit in prepared.limits:
+            rates[limit.name].append(limit.rate())
+        for enter, taken in zip(sides, times, strict=True):
+            taken += time_turn(enter, seconds / ROUNDS / len(sides))
+    middles = [median(taken) for taken in times]
+    limits = {name: median(found) for name, found in rates.items()}
+    lowest = min(limits, key=lambda name: limits[name], default=None)
+    return Measured(
+        prepared.case,
+        prepared.kernels,
+        prepared.threads,
+        middles[0] * 1e6,
+        min(times[0]) * 1e6,
+        prepared.rate(middles[0]),
+        lowest,
+        None if lowest is None else limits[lowest],
+        prepared.intensity,
+        prepared.footprint,
+        middles[1] * 1e6 if len(middles) > 1 else None,
+        max(
+            middles[0] / min(times[0]),
+            1.0 if lowest is None else max(rates[lowest]) / limits[lowest],
+        ),
+    )
+
+
+def time_turn(enter: Callable[[], Any], seconds: float) -> list[float]:
+    """Seconds of each of the calls that fill about `seconds`, after some untimed ones."""
+    clock = time.perf_counter_ns
+    warm = clock() + int(WARM_UP_SECONDS * 1e9)
+    enter()
+    while clock() < warm:
+        enter()
+    taken: list[float] = []
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        deadline = clock() + int(seconds * 1e9)
+        while len(taken) < MAX_CALLS:
+            start = clock()
+            enter()
+            stop = clock()
+            taken.append((stop - start) / 1e9)
+            if stop >= deadline and len(taken) >= MIN_CALLS:
+                break
+    finally:
+        if collecting:
+            gc.enable()
+    return taken
+
+
+def _dots(prepared: Prepared) -> Limit | None:
+    """The dot loop of the instructions that the case's kernels use."""
+    needed = frozenset().union(*(KERNELS[name].features for name in prepared.kernels))
+    return _loop(prepared, machine.dot_limit(needed), 1)
+
+
+def _fma(prepared: Prepared) -> Limit | None:
+    """The widest fused multiply-add, None where features have none; two operations each."""
+    usable = [limit for limit in FLOAT_LIMITS if prepared.features.issuperset(limit.features)]
+    return _loop(prepared, usable[0], 2) if usable else None
+
+
+def _loop(prepared: Prepared, limit: DotLimit, per_mac: int) -> Limit:
+    features, threads = prepared.features, prepared.threads
+
+    def rate() -> float:
+        found = machine.dot_rate(features, limit.family, threads=threads, runs=LIMIT_RUNS)
+        return per_mac * found
+
+    return Limit(limit.family if limit.is_float else f"{limit.family} dots", rate)
+
+
+def _read(prepared: Prepared) -> Limit | None:
+    return _stream(prepared, prepared.weight_nbytes, copies=False)
+
+
+def _copy(prepared: Prepared) -> Limit | None:
+    return _stream(prepared, prepared.footprint // 2, copies=True)
+
+
+def _stream(prepared: Prepared, nbytes: int, *, copies: bool) -> Limit:
+    features, threads = prepared.features, prepared.threads
+
+    def rate() -> float:
+        return machine.stream_rate(
+            features, nbytes, copies=copies, threads=threads, runs=LIMIT_RUNS
+        )
+
+    return Limit("copy" if copies else "read", rate)
+
+
+LIMITS: dict[str, Callable[[Prepared], Limit | None]] = {
+    "dots": _dots,
+    "fma": _fma,
+    "read": _read,
+    "copy": _copy,
+}
