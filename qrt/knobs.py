@@ -34,6 +34,11 @@ CACHE_SIZES = Knob(
     "",
     "sizes of L1d, L2 and L3 that blocking goes by, such as 32K,1M,32M; empty means this CPU's",
 )
+MEASURE = Knob(
+    "QRT_MEASURE",
+    "0",
+    "1 chooses between tiles of products by timing them, once per CPU, instead of a cost model",
+)
 DEBUG = Knob("QRT_DEBUG", "0", "1 shows the traceback when a command of the command line fails")
 
-KNOBS = (FEATURES, CACHE_DIR, THREADS, PROGRESS, JIT_WORKERS, CACHE_SIZES, DEBUG)
+KNOBS = (FEATURES, CACHE_DIR, THREADS, PROGRESS, JIT_WORKERS, CACHE_SIZES, MEASURE, DEBUG)

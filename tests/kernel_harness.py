@@ -59,6 +59,7 @@ class Bench:
     constants: bytearray = field(default_factory=bytearray)
     arena_nbytes: int = GUARD
     rows: list[tuple[Kernel, dict[str, int]]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     places: dict[int, Place] = field(default_factory=dict)
     spans: list[tuple[int, int]] = field(default_factory=list)
 
@@ -94,6 +95,9 @@ class Bench:
     def alias(self, value: Value, of: Value) -> None:
         assert value.nbytes == of.nbytes
         self.places[id(value)] = self.operand(of)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def emit(self, kernel: Kernel, **fields: Any) -> None:
         assert set(fields) == set(kernel.fields), (kernel.name, fields.keys(), kernel.fields)

@@ -24,6 +24,7 @@ class NodeRow:
     dtype: str
     layout: str
     why: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Explanation:
                 _kernels(row),
                 row.dtype,
                 row.layout,
-                row.why,
+                "; ".join(filter(None, (row.why, row.note))),
             )
             for row in self.rows
         ]
@@ -86,6 +87,7 @@ def explain_program(program: Program, features: frozenset[str], threads: int) ->
                 dtype=label.dtype,
                 layout=label.layout,
                 why=label.why,
+                note=label.note,
             )
         )
     return Explanation(

@@ -8,6 +8,7 @@ import numpy as np
 
 from qrt.errors import UnsupportedError
 from qrt.gemm.blocking import block_panels
+from qrt.gemm.choice import fastest, measures, modelled
 from qrt.gemm.driver import PRODUCTS, row_sums_kernel
 from qrt.gemm.extents import rows_nbytes
 from qrt.gemm.pack import KR, column_positions, pack_columns, pack_weights, panel_nbytes
@@ -43,7 +44,8 @@ def lower_product(
     _check_bound(bound, taps * channels)
     if not (m and n and groups):
         return
-    tile = _tile(m, n, taps * -(-channels // KR), product, bound, program.features)
+    geometry = geometry | {"channels": channels, "n": n}
+    tile = _tile(program, m, n, taps * -(-channels // KR), product, bound, geometry)
     corrected = product.bias - int(product.x.zero_point) * weight_sums(w, product)
     corrected = wrap_i32(corrected + tile.x_offset * w.sum((1, 2), dtype=np.int64))
 
@@ -56,7 +58,7 @@ def lower_product(
         product,
         tile,
         groups,
-        geometry | {"channels": channels, "n": n},
+        geometry,
         x,
         y,
         panels=program.packed((*key, groups, tile, product.epilogue), panels),
@@ -82,7 +84,8 @@ def lower_computed_product(
     _check_bound(bound, k)
     if not (m and n):
         return
-    tile = _tile(m, n, -(-k // KR), product, bound, program.features)
+    geometry = geometry | {"channels": k, "n": n}
+    tile = _tile(program, m, n, -(-k // KR), product, bound, geometry)
     padded = padded_columns(n, tile)
     panels = program.scratch(padded * -(-k // KR) * tile.weight_nbytes)
     columns = program.scratch(16 * padded)
@@ -103,8 +106,7 @@ def lower_computed_product(
         x_offset=tile.x_offset,
         pairs=int(tile.pairs),
     )
-    fields = geometry | {"channels": k, "n": n}
-    emit_product(program, product, tile, 1, fields, x, y, panels=panels, columns=columns)
+    emit_product(program, product, tile, 1, geometry, x, y, panels=panels, columns=columns)
 
 
 def emit_product(
@@ -174,14 +176,30 @@ def _check_bound(bound: Array, terms: int) -> None:
 
 
 def _tile(
-    m: int, n: int, k: int, product: Product, bound: Array, features: frozenset[str]
+    program: Lowering,
+    m: int,
+    n: int,
+    k: int,
+    product: Product,
+    bound: Array,
+    geometry: dict[str, int],
 ) -> TileSpec:
-    """The table's choice, or the portable tile when a precondition does not hold."""
-    tile = select_tile(m, n, k, features)
+    """The table's or the clock's choice, or the portable tile when a precondition does not hold."""
+    tile = select_tile(m, n, k, program.features)
     limit = PRODUCTS[tile, product.epilogue].preconditions.get("max_scaled")
     if limit is not None and product.y is not None and max_scaled(bound, product) >= limit:
+        program.note("portable tile: scaled sums may pass int32")
         return select_tile(m, n, k, frozenset())
-    return tile
+    choice = None
+    if measures():
+        y_group = n * (4 if product.y is None else 1)
+        fields = geometry | {"y_group": y_group, "block": 1}
+        choice = fastest(tile, fields, product.epilogue, program.features)
+    if choice is None:
+        choice = modelled(tile, m, n, k, program.features)
+    if choice.why:
+        program.note(choice.why)
+    return choice.tile
 
 
 def _columns(product: Product, bias: Array, tile: TileSpec, groups: int, n: int) -> Array:

@@ -63,6 +63,10 @@ class Lowering(Protocol):
         """`value` is the same bytes as `of`: no row needed."""
         ...
 
+    def note(self, text: str) -> None:
+        """Let `explain` say `text` about the node."""
+        ...
+
     def emit(self, kernel: Kernel, **fields: int | float | np.float32 | Operand) -> None:
         """Append a row. Every field of the kernel by name; floats are stored as float32 bits."""
         ...

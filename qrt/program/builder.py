@@ -39,6 +39,7 @@ class ProgramBuilder:
         self._rows: list[tuple[Kernel, int, dict[str, Any]]] = []
         self._hosts: list[tuple[HostFunction, list[Value | None], list[Value]]] = []
         self._node = 0
+        self._notes: dict[int, list[str]] = {}
 
     def operand(self, value: Value) -> Place:
         """Where `value` lives; a constant is stored in its layout, a new result gets a buffer."""
@@ -70,6 +71,16 @@ class ProgramBuilder:
         assert value not in self._places, f"{value} has a place already"
         self._places[value] = self.operand(of)
 
+    def note(self, text: str) -> None:
+        """Let `explain` say `text` about the node; the same words once."""
+        notes = self._notes.setdefault(self._node, [])
+        if text not in notes:
+            notes.append(text)
+
+    def notes_of(self, node: int) -> str:
+        """All that was noted about a node."""
+        return "; ".join(self._notes.get(node, ()))
+
     def emit(self, kernel: Kernel, **fields: int | float | np.float32 | Operand) -> None:
         """Append a row; every field of `kernel` by name, floats are stored as float32 bits."""
         assert set(fields) == set(kernel.fields), (
@@ -98,6 +109,7 @@ class ProgramBuilder:
             lower(node, self)
         except UnsupportedError:
             del self._rows[count:]
+            self._notes.pop(self._node, None)
             for value in node.outputs:
                 self._places.pop(value, None)
             raise
@@ -213,7 +225,8 @@ def build_program(
             _lower(ops, node, builder)
         except QrtError as error:
             at_node(error, node.where)
-    program = builder.build(graph, tuple(_label(node) for node in graph.nodes))
+    labels = (_label(node, builder.notes_of(i)) for i, node in enumerate(graph.nodes))
+    program = builder.build(graph, tuple(labels))
     if max_bytes is not None and program.nbytes > max_bytes:
         raise MemoryLimitError(
             f"the model needs {program.nbytes} bytes (constants {program.constants.nbytes}, arena"
@@ -239,7 +252,7 @@ def _lower(ops: Ops, node: Node, builder: ProgramBuilder) -> None:
         host.lower_refused(node, builder, error)
 
 
-def _label(node: Node) -> NodeLabel:
+def _label(node: Node, note: str) -> NodeLabel:
     out = node.outputs[0] if node.outputs else None
     layout = "" if out is None or out.layout is None else _layout_name(out.layout)
     return NodeLabel(
@@ -251,6 +264,7 @@ def _label(node: Node) -> NodeLabel:
         dtype="" if out is None else str(out.dtype),
         layout=layout,
         why=node.why,
+        note=note,
     )
 
 

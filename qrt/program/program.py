@@ -59,7 +59,10 @@ class HostCall:
 
 @dataclass(frozen=True)
 class NodeLabel:
-    """What `explain` and messages say about a node of the machine graph."""
+    """What `explain` and messages say about a node of the machine graph.
+
+    `why` is why it stayed float or runs on the host, `note` what decided about its kernels.
+    """
 
     where: str
     op: str
@@ -69,6 +72,7 @@ class NodeLabel:
     dtype: str = ""
     layout: str = ""
     why: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
