@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ElementTree
 from functools import cache
+from html.parser import HTMLParser
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -242,3 +244,69 @@ def test_without_the_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not installed" in done.out
     row = next(line for line in done.out.splitlines() if line.startswith("gemv"))
     assert row.split().count("-") == 2
+
+
+class Balance(HTMLParser):
+    """Checks that every element is closed where it must be, and keeps what was opened."""
+
+    VOID = ("meta",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_plot(tmp_path: Path) -> None:
+    """A page that loads nothing, with a mark inside of the drawing for every case."""
+    path = tmp_path / "kernels.html"
+    layers = ("keyword_fc", "ds_cnn_dw", "mobilenet_v3_swish", "resnet50_classes")
+    chosen = [arg for layer in layers for arg in ("--shape", layer)]
+    done = qrt_command(
+        "bench", "kernels", *chosen, "--seconds", "0.001", "--alone", "--plot", path, "--json"
+    )
+    assert done.code == 0, done.err
+    text = path.read_text(encoding="utf-8")
+    for word in ("<script", "http", "src=", "href=", "@import", "url(", "<link", "<img"):
+        assert word not in text, word
+    page = Balance()
+    page.feed(text)
+    page.close()
+    assert page.open == []
+    assert len({tag for tag, _ in page.seen} & {"svg", "table", "dl"}) == 3
+    drawings = re.findall(r"<svg [^>]*role=.*?</svg>", text, re.DOTALL)
+    assert len(drawings) == 2  # products, and the others
+    tips = []
+    for drawing in drawings:
+        root = ElementTree.fromstring(drawing)
+        _, _, width, height = map(float, root.attrib["viewBox"].split())
+        for group in root.iter("g"):
+            mark, title = group
+            tips.append(title.text or "")
+            numbers = re.findall(r"[\d.]+", mark.get("points", ""))
+            xs = [float(v) for v in numbers[::2]] or [float(mark.get("cx") or mark.get("x") or -1)]
+            ys = [float(v) for v in numbers[1::2]] or [float(mark.get("cy") or mark.get("y") or -1)]
+            assert 0 < min(xs) <= max(xs) < width
+            assert 0 < min(ys) <= max(ys) < height
+    names = [row["shape"] for row in done.json["measurements"]]
+    assert len(names) == len(layers)
+    for name in names:
+        assert sum(name in tip for tip in tips) == 1, name
+        assert f"<td>{name}</td>" in text
+    assert "dots" in drawings[0]
+    assert "read L1" in drawings[0]
+
+
+def test_a_plot_that_cannot_be_written(tmp_path: Path) -> None:
+    """Is refused before anything is timed."""
+    done = qrt_command("bench", "kernels", "--plot", tmp_path / "absent" / "kernels.html")
+    assert (done.code, done.out) == (2, "")
+    assert "absent" in done.message

@@ -32,7 +32,7 @@ ratio     the rival's median over qrt's; ~ where calling it is a fifth of its ti
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how was measured. Rates in GMAC/s (dots) and GB/s, of one thread."""
+    """Where and how was measured. Rates in GMAC/s (dots) and GB/s, of all `threads`."""
 
     cpu: str
     architecture: str
@@ -50,12 +50,17 @@ def describe_machine(features: frozenset[str], threads: int, *, with_rival: bool
     """Measure what does not depend on a case."""
     ours, theirs = call_seconds(features, with_rival=with_rival)
     dots = {
-        limit.family: machine.dot_rate(features, limit.family)
+        limit.family: machine.dot_rate(features, limit.family, threads=threads)
         for limit in DOT_KERNELS
         if features.issuperset(limit.features)
     }
-    read = {name: machine.stream_rate(features, n, copies=False) for name, n in LEVELS.items()}
-    copy = {name: machine.stream_rate(features, n // 2, copies=True) for name, n in LEVELS.items()}
+    read, copy = (
+        {
+            name: machine.stream_rate(features, n // parts, copies=copies, threads=threads)
+            for name, n in LEVELS.items()
+        }
+        for copies, parts in ((False, 1), (True, 2))
+    )
     return Machine(
         cpu_name(),
         architecture(),

@@ -44,6 +44,7 @@ class Limit:
 
     name: str
     rate: Callable[[], float]
+    on_registers: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Measured:
     rate: float
     limit: str | None
     limit_rate: float | None
+    loops: Mapping[str, float]  # rates of the limits on registers, whether or not they are lowest
     intensity: float  # multiply-adds per byte of operands and weights
     footprint: int  # bytes of operands, for a product of weights too
     rival_us: float | None
@@ -218,6 +220,7 @@ def measure(prepared: Prepared, seconds: float) -> Measured:
         prepared.rate(middles[0]),
         lowest,
         None if lowest is None else limits[lowest],
+        {limit.name: limits[limit.name] for limit in prepared.limits if limit.on_registers},
         prepared.intensity,
         prepared.footprint,
         middles[1] * 1e6 if len(middles) > 1 else None,
@@ -272,7 +275,7 @@ def _loop(prepared: Prepared, limit: DotLimit, per_mac: int) -> Limit:
         found = machine.dot_rate(features, limit.family, threads=threads, runs=LIMIT_RUNS)
         return per_mac * found
 
-    return Limit(limit.family if limit.is_float else f"{limit.family} dots", rate)
+    return Limit(limit.family if limit.is_float else f"{limit.family} dots", rate, True)
 
 
 def _read(prepared: Prepared) -> Limit | None:

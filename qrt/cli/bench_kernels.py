@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import qrt
 from qrt.cli.command import Command
@@ -47,6 +48,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alone", action="store_true", help="without onnxruntime, even where it is installed"
     )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="also write a roofline plot, a page of HTML"
+    )
     add_session(parser)
 
 
@@ -62,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             show(listing(cases))
         return 0
+    from qrt.bench.plot import page
     from qrt.bench.report import (
         LEGEND,
         Table,
@@ -73,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     from qrt.simd.features import active_features
     from qrt.vm import resolve_threads
 
+    if args.plot is not None:
+        args.plot.open("a").close()  # complains now, not after the measurements
     features, threads = active_features(args.features), resolve_threads(args.threads)
     with_rival = not args.alone and rival.onnxruntime() is not None
     machine = describe_machine(features, threads, with_rival=with_rival)
@@ -84,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
         measured.append(measure(prepare(case, features, threads, rival=with_rival), args.seconds))
         if not args.json:
             show(table.row(measured[-1]))
+    if args.plot is not None:
+        args.plot.write_text(page(machine, measured), encoding="utf-8")
     if args.json:
         show_json(as_json(machine, measured, qrt.__version__))
     else:
