@@ -6,6 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from qrt.gemm.float_dots import FLOAT_FAMILIES
 from qrt.gemm.tile import I8, I16, I32, Dot, const, declare, load, splat
 
 _BYTES = ir.VectorType(I8, 16)  # a NEON register
@@ -173,4 +174,5 @@ FAMILIES = {
     "i8mm": I8MM,
     "dotprod": DOTPROD,
     "neon": NEON,
+    **FLOAT_FAMILIES,
 }

@@ -2,7 +2,8 @@
 
 A matrix product is a 1x1 convolution over one row of m pixels. For every tile of MR outputs the
 driver writes where each input row starts, per tap (pad taps point at a row of zero points), then
-runs the tile over a block of panels that fits L2, so activations are never copied.
+runs the tile over a block of panels that fits L2, so activations are never copied. Channels count
+bytes, four to a dot group: a float32 is a group of its own, and nothing here knows it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from qrt.gemm.extents import (
     product_extents,
     rows_nbytes,
 )
-from qrt.gemm.table import EPILOGUES, TILES, TileSpec
+from qrt.gemm.table import EPILOGUES, FLOAT_EPILOGUE, FLOAT_TILES, TILES, TileSpec
 from qrt.gemm.tiles import tiles as tile_functions
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.simd.memory import as_i32, as_i64, as_u8, operand
@@ -259,12 +260,17 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
         partial(product_extents, tile, itemsize),
         family="gemm",
         features=tile.features,
-        preconditions={"max_scaled": 2**31} if tile.family != "portable" else {},
+        preconditions=(
+            {"max_scaled": 2**31} if tile.family != "portable" and tile.types != "f32" else {}
+        ),
     )(product)
 
 
 PRODUCTS: dict[tuple[TileSpec, str], Any] = {
     (tile, epilogue): make_kernel(tile, epilogue) for tile in TILES for epilogue in EPILOGUES
+}
+FLOAT_PRODUCTS: dict[TileSpec, Any] = {
+    tile: make_kernel(tile, FLOAT_EPILOGUE) for tile in FLOAT_TILES
 }
 
 

@@ -50,7 +50,10 @@ def requantize_u8(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], la
 
 
 def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
-    """Store f32(acc) * scale + float_bias; the multipliers of the panel are the scales."""
+    """Store f32(acc) * scale + float_bias; the multipliers of the panel are the scales.
+
+    Two roundings: the product's and the sum's. Sums that are floats already stay as they are.
+    """
     nv = len(acc[0])
     nr = nv * lanes
     floats = ir.VectorType(F32, lanes)
@@ -59,7 +62,7 @@ def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes:
     biases = [load(b, b.add(at, const(4 * (3 * nr + lanes * v))), floats) for v in range(nv)]
     for r in range(len(acc)):
         parts = [
-            b.fadd(b.fmul(b.sitofp(a, floats), s), f)
+            b.fadd(b.fmul(a if a.type == floats else b.sitofp(a, floats), s), f)
             for a, s, f in zip(acc[r], scales, biases, strict=True)
         ]
         _store_row(b, fn, arg, r, _join(b, parts), 4, lanes)

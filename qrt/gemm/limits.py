@@ -69,6 +69,8 @@ FLOAT_LIMITS: tuple[DotLimit, ...] = (
     DotLimit("fma512", ("avx512", "fma"), 24, 1, 1, 16, 1, ("f4", "f4")),
     DotLimit("fma256", ("avx2", "fma"), 12, 1, 1, 8, 1, ("f4", "f4")),
     DotLimit("fmla", ("neon",), 24, 1, 1, 4, 1, ("f4", "f4")),
+    # bound by its own dozen instructions: few accumulators leave it registers
+    DotLimit("emulated", (), 4, 1, 1, 4, 1, ("f4", "f4")),
 )
 
 
@@ -84,12 +86,12 @@ def _step(b: Any, limit: DotLimit, acc: Any, factor: Any, weight: Any) -> Any:
     from llvmlite import ir
 
     from qrt.gemm.dots import multiply_pairs, sdot, usdot
+    from qrt.gemm.float_dots import FLOAT_FAMILIES
     from qrt.gemm.tile import I8, I16, declare
 
     vec, family = acc.type, limit.family
     if limit.is_float:
-        fma = declare(b.module, f"llvm.fma.v{limit.lanes}f32", vec, [vec] * 3)
-        return b.call(fma, [factor, weight, acc])
+        return FLOAT_FAMILIES[family].step(b, acc, factor, weight)
     if family in ("i8mm", "dotprod"):
         dot = usdot if family == "i8mm" else sdot
         octets = ir.VectorType(I8, 16)
@@ -118,7 +120,7 @@ def _low_bytes(b: Any, value: Any) -> Any:
     return b.shuffle_vector(octets, ir.Constant(octets.type, ir.Undefined), mask)
 
 
-def _build_dot_loop(module: Any, name: str, limit: DotLimit) -> Any:
+def _build_dot_loop(module: Any, name: str, limit: DotLimit, arch: str) -> Any:
     """LLVM function (x, y, steps): `steps` times every accumulator gains its products."""
     from llvmlite import ir
 
@@ -127,7 +129,8 @@ def _build_dot_loop(module: Any, name: str, limit: DotLimit) -> Any:
     scalar = limit.lanes == 1
     sum_type = F32 if limit.is_float else I32
     element = sum_type if scalar else ir.VectorType(sum_type, limit.lanes)
-    register = {1: "r", 4: "w", 8: "x", 16: "v"}[limit.lanes]
+    # names of the inline assembly's register classes
+    register = "r" if scalar else "w" if arch == "aarch64" else "v" if limit.lanes == 16 else "x"
     fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 3), name)
     fn.linkage = "internal"
     fn.attributes.add("noinline")
@@ -186,7 +189,8 @@ def _dot_loop(limit: DotLimit) -> Any:
 
             from qrt.gemm.tile import need_features
 
-            fn = _build_dot_loop(builder.module, f"qrt_limit_{limit.family}", limit)
+            arch = context.codegen().target.arch
+            fn = _build_dot_loop(builder.module, f"qrt_limit_{limit.family}", limit, arch)
             need_features(context, fn, limit.features)
             builder.call(fn, args)
             return ir.Constant(ir.IntType(64), 0)

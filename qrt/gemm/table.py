@@ -10,6 +10,8 @@ from itertools import product
 class TileSpec:
     """A tile shape of a family: MR rows; NR = nv * lanes columns in full panels.
 
+    `types` are those of activations and weights: u8s8, or f32 for both.
+
     `widths` are the panel widths in vectors that the kernel has tiles for, widest first: a last
     panel that needs fewer vectors uses the narrowest that holds it. `heights` are the rows that
     tiles have, tallest (MR) first: the last rows of a product, and all rows of a short one (GEMV),
@@ -26,6 +28,12 @@ class TileSpec:
     features: tuple[str, ...]
     x_offset: int = 0
     pairs: bool = False
+    types: str = "u8s8"
+
+    @property
+    def x_nbytes(self) -> int:
+        """Bytes of one activation."""
+        return 4 if self.types == "f32" else 1
 
     @property
     def mr(self) -> int:
@@ -43,7 +51,9 @@ class TileSpec:
         return self.nv * self.lanes
 
     def kernel_name(self, epilogue: str) -> str:
-        """Id of the micro-kernel, e.g. gemm_u8s8_6x64k4_vnni512_u8."""
+        """Id of the micro-kernel, e.g. gemm_u8s8_6x64k4_vnni512_u8, gemm_f32_6x64_fma512."""
+        if self.types == "f32":
+            return f"gemm_f32_{self.mr}x{self.nr}_{self.family}"
         return f"gemm_u8s8_{self.mr}x{self.nr}k4_{self.family}_{epilogue}"
 
 
@@ -68,15 +78,37 @@ TILES: tuple[TileSpec, ...] = (
     TileSpec("portable", (4,), (1,), 16, 4, ()),
 )
 
+# float32: 24 + 4 + 1 and 24 + 2 + 1 registers of 32 (AVX512), 12 + 2 + 1 of 16 (AVX2). NEON holds
+# four values of every row: 20 + 5 + 4 of 32. One row has panels of its own where a register is
+# narrow: eight sums hide the latency. Emulated, a step's intermediates take the registers
+FLOAT_TILES: tuple[TileSpec, ...] = (
+    TileSpec("fma512", (6, 5, 4, 3, 2, 1), (4, 2, 1), 16, 4, ("avx512", "fma"), types="f32"),
+    TileSpec("fma512", (12, 9, 6, 3, 1), (2, 1), 16, 4, ("avx512", "fma"), types="f32"),
+    TileSpec("fma256", (6, 5, 4, 3, 2, 1), (2, 1), 8, 4, ("avx2", "fma"), types="f32"),
+    TileSpec("fma256", (1,), (8, 4, 1), 8, 4, ("avx2", "fma"), types="f32"),
+    TileSpec("fmla", (5, 4, 3, 2, 1), (4, 2, 1), 4, 4, ("neon",), types="f32"),
+    TileSpec("fmla", (1,), (8, 4, 1), 4, 4, ("neon",), types="f32"),
+    TileSpec("emulated", (4, 1), (2, 1), 4, 4, (), types="f32"),
+)
+FLOAT_EPILOGUE = "f32"  # the only one that float sums have
 
-def select_tile(m: int, n: int, groups: int, features: frozenset[str]) -> TileSpec:
+
+def select_tile(
+    m: int,
+    n: int,
+    groups: int,
+    features: frozenset[str],
+    tiles: tuple[TileSpec, ...] = TILES,
+) -> TileSpec:
     """The tile for an m x n product of `groups` dot groups: the newest family's cheapest."""
-    return min(candidates(features), key=lambda t: (cost(m, n, groups, t), -t.nr))
+    return min(candidates(features, tiles), key=lambda t: (cost(m, n, groups, t), -t.nr))
 
 
-def candidates(features: frozenset[str]) -> tuple[TileSpec, ...]:
+def candidates(
+    features: frozenset[str], tiles: tuple[TileSpec, ...] = TILES
+) -> tuple[TileSpec, ...]:
     """The tiles of the newest family that `features` allow."""
-    usable = [t for t in TILES if features.issuperset(t.features)]
+    usable = [t for t in tiles if features.issuperset(t.features)]
     return tuple(t for t in usable if t.family == usable[0].family)
 
 

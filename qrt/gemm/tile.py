@@ -1,4 +1,7 @@
-"""One generator of micro-kernels: MR x NR tiles of exact u8 x s8 sums with a fused epilogue.
+"""One generator of micro-kernels: MR x NR tiles of sums of products with a fused epilogue.
+
+Sums of u8 x s8 are exact in int32; those of float32 are one chain of fused multiply-adds for each
+output, in the order of tap and k, where the four bytes of a dot group are one value.
 
 A tile is an LLVM function built here for a family of dot instructions (`Dot`) and an epilogue. It
 reads MR rows of activations through pointers (one set per tap of a convolution, so no im2col), one
@@ -48,13 +51,14 @@ ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Dot:
-    """How a family multiplies: lanes of int32 per vector, KR bytes per group, its instructions.
+    """How a family multiplies: lanes of sums per vector, KR bytes per group, its instructions.
 
     `expand(b, dword)` turns four activation bytes (i32) into operands, `weights(b, pointer)` loads
     one vector's worth of a group of weights, `step(b, acc, operands, weights)` adds the products.
     `weight_nbytes` is what one lane's group of four weights takes in a panel. A family whose
     instructions pick a dword out of a register says in `block(b, address)` how to load the operands
-    of `block_groups` groups at once; what is left of a row goes through `expand`.
+    of `block_groups` groups at once; what is left of a row goes through `expand`. One lane sums in
+    `sum_type`.
     """
 
     lanes: int
@@ -65,6 +69,7 @@ class Dot:
     step: Callable[[Any, Any, Any, Any], Any]
     block: Callable[[Any, Any], list[Any]] | None = None
     block_groups: int = 1
+    sum_type: Any = I32
 
 
 KR = 4  # bytes of an activation dword; every family's group
@@ -76,6 +81,7 @@ CHAINS = 8
 def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any) -> Any:
     """LLVM function `name` in `module`: an mr x (nv * lanes) tile of `dot` ending in `epilogue`.
 
+    Sums begin with the first array of `columns`, the bias; floats have no weight zero points.
     Groups go by in steps of several where the family's blocks or few outputs want it (`_step`),
     what is left one by one.
     """
@@ -86,7 +92,7 @@ def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any
     arg = dict(zip(ARGUMENTS, fn.args, strict=True))
     for key, value in arg.items():
         value.name = key
-    vec = ir.VectorType(I32, dot.lanes)
+    vec = ir.VectorType(dot.sum_type, dot.lanes)
     nr = nv * dot.lanes
 
     entry = fn.append_basic_block("entry")
@@ -129,8 +135,9 @@ def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any
             acc0[r][v].add_incoming(out[r][v], tap_tail)
             sums[r][v].add_incoming(bias[v], entry)
             sums[r][v].add_incoming(out[r][v], tap_tail)
-    final = _subtract_weight_zero_points(db, fn, arg, sums, dot.lanes, nr)
-    epilogue(db, fn, arg, final, dot.lanes)
+    if dot.sum_type is I32:
+        sums = _subtract_weight_zero_points(db, fn, arg, sums, dot.lanes, nr)
+    epilogue(db, fn, arg, sums, dot.lanes)
     db.ret_void()
     return fn
 
@@ -159,10 +166,11 @@ def build_dispatch(module: Any, name: str, tiles: Mapping[tuple[int, int], Any])
 def _step(dot: Dot, outputs: int) -> tuple[int, int]:
     """Groups that a tile of `outputs` vectors takes at once, and copies of its sums (powers of 2).
 
-    No more than a block of four groups: what is left of a short row goes one by one.
+    No more than a block of four groups: what is left of a short row goes one by one. Sums of floats
+    have one order, so they have no copies.
     """
     copies = 1
-    while copies < 4 and 2 * copies * outputs <= CHAINS:
+    while dot.sum_type is I32 and copies < 4 and 2 * copies * outputs <= CHAINS:
         copies *= 2
     return max(dot.block_groups, copies), copies
 

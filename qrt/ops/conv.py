@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrt.errors import ModelError
-from qrt.ir import Node
+from qrt.ir import Node, Value
 from qrt.ops.depthwise import lower_depthwise
 from qrt.ops.pad_pixels import lower_pad_pixels
 from qrt.ops.product import finish, read_product
 from qrt.ops.product_rows import lower_product
-from qrt.ops.spec import Array, Lowering, OpSpec
+from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 from qrt.ops.windows import check_numbers
 
 # what a tap costs beside its dot groups (row pointers, loop ends), in dot groups of a tile
@@ -128,14 +128,30 @@ def lower(node: Node, program: Lowering) -> None:
     # (n, cg, kh, kw) -> (n, taps, cg)
     weights = np.ascontiguousarray(w.data.reshape(n, cg, kh * kw).transpose(0, 2, 1))
     itemsize = 1 if product.y is not None else 4
-    geometry = {
+    geometry = geometry_fields(g) | {"y_pixel": n * itemsize}
+    if lower_depthwise(program, node, product, geometry, channels=g.channels, group=g.group):
+        return
+    source = program.operand(x)
+    key: tuple[object, ...] = (id(w.data), "conv")
+    if rows_are_runs(g):
+        source = lower_runs(program, x, g, geometry, int(product.x.zero_point))
+        weights = weights.reshape(n, kh, kw * cg)
+        key = (id(w.data), "conv_rows")
+    lower_product(
+        program, weights, key, product, g.group, geometry, source, program.operand(y)
+    )
+
+
+def geometry_fields(g: Geometry) -> dict[str, int]:
+    """The driver's fields of the convolution, from batch to x_group; channels count bytes."""
+    return {
         "batch": g.batch,
         "height": g.size[0],
         "width": g.size[1],
         "out_height": g.out[0],
         "out_width": g.out[1],
-        "kernel_h": kh,
-        "kernel_w": kw,
+        "kernel_h": g.kernel[0],
+        "kernel_w": g.kernel[1],
         "stride_h": g.strides[0],
         "stride_w": g.strides[1],
         "pad_h": g.pads[0],
@@ -145,35 +161,32 @@ def lower(node: Node, program: Lowering) -> None:
         "x_pixel": g.channels,
         "x_row": g.channels * g.size[1],
         "x_image": g.channels * g.size[1] * g.size[0],
-        "x_group": cg,
-        "y_pixel": n * itemsize,
+        "x_group": g.channels // g.group,
     }
-    if lower_depthwise(program, node, product, geometry, channels=g.channels, group=g.group):
-        return
-    source = program.operand(x)
-    key: tuple[object, ...] = (id(w.data), "conv")
-    if _rows_are_runs(g):
-        # every kernel row becomes one tap of kw * cg channels
-        height, width = g.size[0] + g.pads[0] + g.pads[2], g.size[1] + g.pads[1] + g.pads[3]
-        if any(g.pads):
-            source = lower_pad_pixels(program, x, g, int(product.x.zero_point))
-        weights = weights.reshape(n, kh, kw * cg)
-        key = (id(w.data), "conv_rows")
-        geometry |= {
-            "height": height,
-            "width": width,
-            "kernel_w": 1,
-            "pad_h": 0,
-            "pad_w": 0,
-            "x_row": g.channels * width,
-            "x_image": g.channels * width * height,
-        }
-    lower_product(
-        program, weights, key, product, g.group, geometry, source, program.operand(y)
-    )
 
 
-def _rows_are_runs(g: Geometry) -> bool:
+def lower_runs(
+    program: Lowering, x: Value, g: Geometry, geometry: dict[str, int], fill: int
+) -> Operand:
+    """Lay x out with its pads, of bytes `fill`, and make every kernel row of `geometry` one tap.
+
+    Returns where x is now; a tap then is kernel_w * channels long.
+    """
+    height, width = g.size[0] + g.pads[0] + g.pads[2], g.size[1] + g.pads[1] + g.pads[3]
+    source = lower_pad_pixels(program, x, g, fill) if any(g.pads) else program.operand(x)
+    geometry |= {
+        "height": height,
+        "width": width,
+        "kernel_w": 1,
+        "pad_h": 0,
+        "pad_w": 0,
+        "x_row": g.channels * width,
+        "x_image": g.channels * width * height,
+    }
+    return source
+
+
+def rows_are_runs(g: Geometry) -> bool:
     """True when reading a kernel row as one run of bytes saves dot groups or taps that matter."""
     if g.group != 1 or g.dilations[1] != 1 or g.kernel[1] == 1:
         return False

@@ -1,11 +1,12 @@
 """Conv of float32 (ONNX, opset 1 to 22) over one or two spatial axes, channels last.
 
-Each output is one chain of additions over (kernel row, kernel column, input channel), in this
-order, then the bias. Taps in the padding read zeros.
+Each output is one chain of fused multiply-adds over (kernel row, kernel column, input channel), in
+this order, then the bias. Taps in the padding read zeros.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +14,9 @@ import numpy as np
 from qrt.errors import ModelError, UnsupportedError
 from qrt.ir import Node
 from qrt.ir.attrs import AttrReader
-from qrt.ops.float_conv_kernels import conv_kernel
-from qrt.ops.float_depthwise import depthwise_kernel
+from qrt.ops.conv import Geometry, geometry_fields, lower_runs, rows_are_runs
+from qrt.ops.float_depthwise import lower_depthwise
+from qrt.ops.float_products import ITEMSIZE, NO_BIAS, lower_float_product
 from qrt.ops.spec import Array, Lowering, OpSpec
 from qrt.ops.windows import Windows, resolve
 
@@ -67,31 +69,44 @@ def lower(node: Node, program: Lowering) -> None:
     for name, value in (("x", x), ("w", w), ("bias", bias)):
         if value is not None and value.dtype != np.float32:
             raise UnsupportedError(f"Conv needs float32, {name} is {value.dtype}")
+    if math.prod(y.static_shape) == 0:
+        return
+    outputs, inputs = w.static_shape[0] // group, w.static_shape[1]
+    if offsets is None:
+        offsets = np.full(w.static_shape[0], NO_BIAS)
     batch, channels = x.static_shape[:2]
     fields = windows.fields(batch, channels)
-    outputs, inputs = w.static_shape[0] // group, w.static_shape[1]
-    taps = fields["kh"] * fields["kw"]
-    depthwise = inputs == 1 and outputs == 1
-
-    def pack() -> Array:
-        assert weights is not None
-        grouped = weights.reshape(group, outputs, inputs, taps)
-        order = (3, 2, 1, 0) if depthwise else (0, 3, 2, 1)
-        return np.ascontiguousarray(grouped.transpose(order))
-
-    if offsets is None:
-        offsets = np.zeros(w.static_shape[0], np.float32)
-    program.emit(
-        depthwise_kernel if depthwise else conv_kernel,
-        x=program.operand(x),
-        w=program.packed((id(weights), group, "float_conv"), pack),
-        bias=program.constant(offsets),
-        y=program.operand(y),
-        **fields,
-        group=group,
-        inputs=inputs,
-        outputs=outputs,
+    if inputs == 1 and outputs == 1:
+        lower_depthwise(program, node, fields, offsets)
+        return
+    g = Geometry(
+        batch,
+        channels * ITEMSIZE,
+        (fields["ih"], fields["iw"]),
+        (fields["oh"], fields["ow"]),
+        (fields["kh"], fields["kw"]),
+        (fields["stride_h"], fields["stride_w"]),
+        (fields["dilation_h"], fields["dilation_w"]),
+        (fields["pad_top"], fields["pad_left"], fields["pad_bottom"], fields["pad_right"]),
+        group,
     )
+    geometry = geometry_fields(g) | {
+        "y_pixel": group * outputs * ITEMSIZE,
+        "y_group": outputs * ITEMSIZE,
+        "channels": inputs * ITEMSIZE,
+    }
+    source = program.operand(x)
+    # (group, outputs, inputs, kh, kw) -> (group, taps, inputs, outputs)
+    split = weights.reshape(group, outputs, inputs, math.prod(g.kernel)).transpose(0, 3, 2, 1)
+    if rows_are_runs(g):
+        source = lower_runs(program, x, g, geometry, 0)
+        geometry["channels"] *= g.kernel[1]
+        split = split.reshape(group, g.kernel[0], g.kernel[1] * inputs, outputs)
+    # the order of the weights is the same either way: tap by tap, input by input
+    lower_float_product(
+        program, split, (id(weights), "float_conv"), geometry, source, program.operand(y),
+        bias=offsets,
+    )  # fmt: skip
 
 
 SPEC = OpSpec("Conv", "", infer, reference, lower, layout="channels_last")

@@ -1,36 +1,33 @@
 """MatMul and Gemm of float32 (ONNX, opset 1 to 13): alpha * a @ b + beta * c.
 
-A chain of products and sums per output, in the order of k: the same bits for any number of threads
-and on every CPU.
+A chain of fused multiply-adds per output, in the order of k, then alpha and the sum, each rounded:
+the same bits for any number of threads and on every CPU.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.errors import ModelError, UnsupportedError
+from qrt.gemm.extents import GEOMETRY
 from qrt.ir import Node, Value
 from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Extent, kernel, slots
-from qrt.ops.float_tiles import COLUMNS, block_of
-from qrt.ops.nests import Nest, collapse, element_strides, reach
+from qrt.ops.float_products import (
+    ITEMSIZE,
+    NO_BIAS,
+    lower_computed_float_product,
+    lower_float_product,
+)
+from qrt.ops.movement import emit_move
+from qrt.ops.nests import collapse, element_strides, reach
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
-from qrt.simd.memory import operand, row_f32
+from qrt.simd.memory import as_f32, operand, row_f32
 from qrt.simd.scalar import share
-
-# strides in elements; columns of b and of y are contiguous, so are rows of y
-FIELDS = (
-    "a", "b", "c", "y", "n0", "n1", "a_stride0", "a_stride1", "b_stride0", "b_stride1",
-    "m", "n", "k", "a_row", "a_k", "b_k", "c_row", "c_step", "alpha", "beta",
-)  # fmt: skip
-(
-    A, B, C, Y, N0, N1, A0, A1, B0, B1, M, N, K, A_ROW, A_K, B_K, C_ROW, C_STEP, ALPHA, BETA,
-) = slots(FIELDS)  # fmt: skip
-BATCH_RANK = 2
 
 
 def infer_matmul(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
@@ -52,18 +49,35 @@ def reference_matmul(node: Node, inputs: Sequence[Array | None]) -> Sequence[Arr
 
 
 def lower_matmul(node: Node, program: Lowering) -> None:
-    a, b = node.required(0), node.required(1)
+    a, b, y = node.required(0), node.required(1), node.outputs[0]
     _check_dtypes(node, (a, b))
+    if math.prod(y.static_shape) == 0:
+        return
     a_shape, b_shape = a.static_shape, b.static_shape
     batch = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
-    a_batch, b_batch = (_batch_strides(v, batch) for v in (a, b))
-    nest = collapse(batch, a_batch, b_batch).padded(BATCH_RANK)
     m = a_shape[-2] if len(a_shape) > 1 else 1
     n = b_shape[-1] if len(b_shape) > 1 else 1
     k = a_shape[-1]
-    sizes: dict[str, Any] = {"m": m, "n": n, "k": k}
-    sizes |= nest.fields("n", "a_stride", "b_stride")
-    _emit(node, program, program.operand(a), program.operand(b), sizes, a_row=k, a_k=1)
+    nest = collapse(batch, _batch_strides(a, batch), _batch_strides(b, batch))
+    *outer, groups = nest.sizes or (1,)
+    a_steps, b_steps = (s or (0,) for s in nest.strides)
+    if b_steps[-1] == 0 and a_steps[-1] == m * k:
+        # one matrix: the rows of all groups are one product
+        m, groups = m * groups, 1
+    for number, index in enumerate(np.ndindex(*outer)):
+        # a product per outer index; the innermost axis of the batch is the groups of one
+        a_at, b_at = (
+            sum(i * s for i, s in zip(index, steps, strict=False)) for steps in (a_steps, b_steps)
+        )
+        _emit(
+            program,
+            _Matrices(m, n, k, groups, a_steps[-1], (b_steps[-1], n, 1)),
+            program.operand(a).at(a_at * ITEMSIZE),
+            b,
+            b_at,
+            program.operand(y).at(number * groups * m * n * ITEMSIZE),
+            np.full(n, NO_BIAS),
+        )
 
 
 def parse_gemm(node: Node) -> tuple[float, float, bool, bool]:
@@ -106,46 +120,89 @@ def lower_gemm(node: Node, program: Lowering) -> None:
     m, n = node.outputs[0].static_shape
     rows, columns = a.static_shape
     k = rows if trans_a else columns
-    b_place = program.operand(b) if not trans_b else _transposed(program, b)
-    more: dict[str, Any] = {}
+    shape: tuple[int, ...] = ()
     if c is not None:
         shape = (1,) * (2 - len(c.static_shape)) + c.static_shape
         if np.broadcast_shapes(shape, (m, n)) != (m, n):
             raise ModelError(f"c of {list(c.static_shape)} does not broadcast to {[m, n]}")
-        more = {
-            "c": program.operand(c),
-            "c_row": shape[1] if shape[0] > 1 else 0,
-            "c_step": 1 if shape[1] > 1 else 0,
-            "beta": np.float32(beta),
-        }
-    batch = Nest((), ((), ())).padded(BATCH_RANK).fields("n", "a_stride", "b_stride")
-    steps = {"a_row": 1, "a_k": columns} if trans_a else {"a_row": columns, "a_k": 1}
-    sizes = {"m": m, "n": n, "k": k, **batch}
-    _emit(
-        node, program, program.operand(a), b_place, sizes, alpha=np.float32(alpha), **steps, **more
-    )
+    if m * n == 0:
+        return
+    source, y = program.operand(a), program.operand(node.outputs[0])
+    if trans_a:
+        source = program.scratch(m * k * ITEMSIZE)
+        emit_move(program, program.operand(a), source, ITEMSIZE, (m, k), (1, m), (k, 1))
+    bias = np.full(n, NO_BIAS)
+    in_columns = c is not None and c.data is not None and shape[0] == 1
+    if in_columns:
+        assert c is not None and c.data is not None
+        bias = np.broadcast_to(np.float32(beta) * c.data.reshape(-1), n)
+    matrices = _Matrices(m, n, k, 1, 0, (0, 1, k) if trans_b else (0, n, 1))
+    _emit(program, matrices, source, b, 0, y, bias, alpha)
+    if c is not None and not in_columns:
+        program.emit(
+            add_kernel,
+            y=y,
+            c=program.operand(c),
+            m=m,
+            n=n,
+            c_row=shape[1] if shape[0] > 1 else 0,
+            c_step=1 if shape[1] > 1 else 0,
+            beta=np.float32(beta),
+        )
 
 
-def _transposed(program: Lowering, b: Value) -> Operand:
-    data = b.data
-    if data is None:
-        raise UnsupportedError("Gemm with transB needs a constant b")
-    return program.packed((id(data), "transposed"), lambda: np.ascontiguousarray(data.T))
+@dataclass(frozen=True)
+class _Matrices:
+    """Sizes of `groups` products; a is contiguous, steps of groups and of b count elements."""
+
+    m: int
+    n: int
+    k: int
+    groups: int
+    a_group: int
+    b_steps: tuple[int, int, int]  # from group to group, k to k, column to column
 
 
 def _emit(
-    node: Node, program: Lowering, a: Operand, b: Operand, sizes: Mapping[str, int], **more: Any
+    program: Lowering,
+    size: _Matrices,
+    a: Operand,
+    b: Value,
+    b_at: int,
+    y: Operand,
+    bias: Array,
+    alpha: float = 1.0,
 ) -> None:
-    y = node.outputs[0]
-    if math.prod(y.static_shape) == 0:
+    """Emit the products of a and what lies from element `b_at` of b on."""
+    geometry = dict.fromkeys(GEOMETRY, 1) | {
+        "pad_h": 0,
+        "pad_w": 0,
+        "width": size.m,
+        "out_width": size.m,
+        "x_pixel": size.k * ITEMSIZE,
+        "x_row": 0,
+        "x_image": 0,
+        "x_group": size.a_group * ITEMSIZE,
+        "channels": size.k * ITEMSIZE,
+        "y_pixel": size.n * ITEMSIZE,
+        "y_group": size.m * size.n * ITEMSIZE,
+    }
+    steps, shape = size.b_steps, (size.groups, 1, size.k, size.n)
+    if b.data is None:
+        lower_computed_float_product(
+            program,
+            program.operand(b).at(b_at * ITEMSIZE),
+            (steps[0] * ITEMSIZE, steps[1] * ITEMSIZE, steps[2] * ITEMSIZE),
+            (size.groups, size.k, size.n),
+            geometry, a, y, bias=bias, alpha=alpha,
+        )  # fmt: skip
         return
-    defaults = {"c": None, "c_row": 0, "c_step": 0, "alpha": np.float32(1), "beta": np.float32(0)}
-    fields = {**defaults, **more}
-    if fields["c"] is None:
-        fields["c"] = program.constant(np.zeros(1, np.float32))
-    program.emit(
-        matmul_kernel, a=a, b=b, y=program.operand(y), **sizes, b_k=sizes["n"], **fields
-    )
+    flat = np.ascontiguousarray(b.data).reshape(-1)[b_at:]
+    strides = [s * ITEMSIZE for s in (steps[0], 0, steps[1], steps[2])]
+    w = np.lib.stride_tricks.as_strided(flat, shape, strides, writeable=False)
+    key = (id(b.data), "float_matmul", b_at, steps, size.k, size.n)
+    every = np.tile(bias, size.groups)
+    lower_float_product(program, w, key, geometry, a, y, bias=every, alpha=alpha)
 
 
 def _check_dtypes(node: Node, values: Sequence[Value]) -> None:
@@ -163,53 +220,33 @@ def _batch_strides(value: Value, batch: tuple[int, ...]) -> tuple[int, ...]:
     )
 
 
-def extents(row: Mapping[str, int]) -> list[Extent]:
-    m, n, k = row["m"], row["n"], row["k"]
-    batch = [row["n0"], row["n1"]]
-    found = []
-    for name, sizes, strides in (
-        ("a", [*batch, m, k], ["a_stride0", "a_stride1", "a_row", "a_k"]),
-        ("b", [*batch, k, n], ["b_stride0", "b_stride1", "b_k"]),
-        ("c", [m, n], ["c_row", "c_step"]),
-    ):
-        steps = [row[s] for s in strides] + ([1] if name == "b" else [])
-        low, high = reach(sizes, steps)
-        found.append(Extent(name, 4 * (high - low), start=4 * low))
-    if row["c_step"] not in (0, 1):
-        raise ValueError(f"c_step must be 0 or 1, got {row['c_step']}")
-    return [*found, Extent("y", 4 * math.prod([*batch, m, n]), writes=True)]
+ADD_FIELDS = ("y", "c", "m", "n", "c_row", "c_step", "beta")
+Y, C, M, N, C_ROW, C_STEP, BETA = slots(ADD_FIELDS)
 
 
-@kernel("matmul_f32", FIELDS, extents, family="matmul_f32")
-def matmul_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    a = operand(row, A, arena, constants)
-    b = operand(row, B, arena, constants)
-    c = operand(row, C, arena, constants)
+def add_extents(row: Mapping[str, int]) -> list[Extent]:
+    """y in full, c as far as its strides (in elements) reach."""
+    sizes = (row["m"], row["n"])
+    low, high = reach(sizes, (row["c_row"], row["c_step"]))
+    return [
+        Extent("y", 4 * math.prod(sizes), writes=True),
+        Extent("c", 4 * (high - low), start=4 * low),
+    ]
+
+
+@kernel("gemm_add_f32", ADD_FIELDS, add_extents, family="matmul_f32")
+def add_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+    """y += beta * c, rounded twice: for a c that is not one constant row."""
     y = operand(row, Y, arena, constants)
-    m, n, k = row[M], row[N], row[K]
-    a_row, a_k, b_k = 4 * row[A_ROW], 4 * row[A_K], 4 * row[B_K]
-    c_row, c_step = 4 * row[C_ROW], row[C_STEP]
-    alpha, beta = row_f32(row, ALPHA), row_f32(row, BETA)
-    batches = row[N0] * row[N1]
-    # split what there is most of: whole products, rows, or columns
-    p0, p1 = np.int64(0), batches
-    m0, m1 = np.int64(0), m
-    n0, n1 = np.int64(0), n
-    if batches >= threads:
-        p0, p1 = share(batches, thread, threads, 1)
-    elif m >= 8 * threads:
-        m0, m1 = share(m, thread, threads, 4)
-    else:
-        n0, n1 = share(n, thread, threads, COLUMNS)
-    for p in range(p0, p1):
-        at_a = a + 4 * (p // row[N1] * row[A0] + p % row[N1] * row[A1]) + m0 * a_row
-        at_b = b + 4 * (p // row[N1] * row[B0] + p % row[N1] * row[B1] + n0)
-        at_y = y + 4 * ((p * m + m0) * n + n0)
-        at_c = c + m0 * c_row + 4 * n0 * c_step
-        block_of(
-            at_a, a_row, a_k, at_b, b_k, k, at_y, 4 * n, m1 - m0, n1 - n0,
-            at_c, c_row, c_step, alpha, beta,
-        )  # fmt: skip
+    c = operand(row, C, arena, constants)
+    n, c_row, c_step = row[N], 4 * row[C_ROW], row[C_STEP]
+    beta = row_f32(row, BETA)
+    start, stop = share(row[M], thread, threads, 1)
+    for i in range(start, stop):
+        out = as_f32(y + 4 * i * n)
+        other = as_f32(c + i * c_row)
+        for j in range(n):
+            out[j] += beta * other[j * c_step]
     return 0
 
 

@@ -39,7 +39,7 @@ def lower_product(
     """
     total, taps, channels = w.shape
     n = total // groups
-    m = _outputs(geometry)
+    m = outputs(geometry)
     bound = sum_bound(w, product)
     _check_bound(bound, taps * channels)
     if not (m and n and groups):
@@ -80,7 +80,7 @@ def lower_computed_product(
     reach = max(int(product.x.zero_point), 255 - int(product.x.zero_point))
     furthest = int(np.abs(product.w_zero_point.astype(np.int64)).max(initial=0)) + 128
     bound = np.full(n, k * reach * furthest) + np.abs(product.bias.astype(np.int64))
-    m = _outputs(geometry)
+    m = outputs(geometry)
     _check_bound(bound, k)
     if not (m and n):
         return
@@ -122,17 +122,13 @@ def emit_product(
     columns: Operand,
 ) -> None:
     """Emit the product by `tile`, after the row sums where a weight zero point is not 0."""
-    m, n, channels = _outputs(geometry), geometry["n"], geometry["channels"]
+    m, n, channels = outputs(geometry), geometry["n"], geometry["channels"]
     taps = geometry["kernel_h"] * geometry["kernel_w"]
     zero_point = int(product.x.zero_point)
     limits = [0 if product.y is None else int(product.y.zero_point), product.qmin, product.qmax, 0]
-    threads = program.threads() if m * n * groups * taps * channels >= THREAD_MACS else 1
-    fields = geometry | {
-        "y_group": n * (4 if product.y is None else 1),
-        "groups": groups,
-        "block": block_panels(panel_nbytes(taps, channels, tile), cache_sizes()),
-        "max_threads": threads,
-    }
+    fields = geometry | blocking(program, tile, groups, geometry)
+    fields["y_group"] = n * (4 if product.y is None else 1)
+    threads = fields["max_threads"]
     pad = program.constant(np.full(channels + 4, zero_point, np.uint8))
     has_sums = bool(product.w_zero_point.any())
     sums: Operand | int = 0
@@ -164,7 +160,22 @@ def emit_product(
     )
 
 
-def _outputs(geometry: dict[str, int]) -> int:
+def blocking(
+    program: Lowering, tile: TileSpec, groups: int, geometry: dict[str, int]
+) -> dict[str, int]:
+    """The driver's fields that say how much each loop takes, and how many threads run it."""
+    taps = geometry["kernel_h"] * geometry["kernel_w"]
+    channels = geometry["channels"]
+    macs = outputs(geometry) * geometry["n"] * groups * taps * -(-channels // tile.x_nbytes)
+    return {
+        "groups": groups,
+        "block": block_panels(panel_nbytes(taps, channels, tile), cache_sizes()),
+        "max_threads": program.threads() if macs >= THREAD_MACS else 1,
+    }
+
+
+def outputs(geometry: dict[str, int]) -> int:
+    """Rows of the product: pixels that the convolution writes."""
     return geometry["batch"] * geometry["out_height"] * geometry["out_width"]
 
 

@@ -123,6 +123,9 @@ def _convert(name: str, source: str, result: str, count: int, build: str) -> Any
 
 load_u8x64, load_u8x16 = _load("u8", 64), _load("u8", 16)
 load_i32x16, load_f32x16 = _load("i32", 16), _load("f32", 16)
+load_f32x8, store_f32x8 = _load("f32", 8), _store("f32", 8)
+splat_f32x8 = _splat("f32", 8, "float32")
+add_f32x8 = _binary("f32", 8, "add", "fadd")
 store_u8x64, store_u8x16 = _store("u8", 64), _store("u8", 16)
 store_i32x16, store_f32x16 = _store("i32", 16), _store("f32", 16)
 splat_u8x64, splat_u8x16 = _splat("u8", 64, "uint8"), _splat("u8", 16, "uint8")
