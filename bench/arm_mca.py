@@ -28,7 +28,7 @@ from qrt.gemm.depthwise_tile import DOTS
 from qrt.gemm.depthwise_tile import build_tile as build_depthwise_tile
 from qrt.gemm.dots import FAMILIES
 from qrt.gemm.epilogue import BUILDERS
-from qrt.gemm.table import TILES, TileSpec
+from qrt.gemm.table import FLOAT_TILES, TILES, TileSpec
 from qrt.gemm.tile import KR, build_tile
 from qrt.jit.target import Target, target_for
 
@@ -49,9 +49,10 @@ PEAKS = {
     ],
     "dotprod": [f"sdot v{i}.4s, v24.16b, v25.4b[{i % 4}]" for i in range(24)],
     "i8mm": [f"sudot v{i}.4s, v24.16b, v25.4b[{i % 4}]" for i in range(24)],
+    "fmla": [f"fmla v{i}.4s, v24.4s, v25.s[{i % 4}]" for i in range(24)],
 }
-PEAK_MACS = {"neon": 12 * 8, "dotprod": 24 * 16, "i8mm": 24 * 16}
-DOT = re.compile(r"\s(sdot|usdot|sudot|smull2?|smlal2?)\s")
+PEAK_MACS = {"neon": 12 * 8, "dotprod": 24 * 16, "i8mm": 24 * 16, "fmla": 24 * 4}
+DOT = re.compile(r"\s(sdot|usdot|sudot|smull2?|smlal2?|fmla)\s")
 MOVES = re.compile(r"\s(str|stp|ldr|ldp)\s.*\[sp")
 ITERATIONS = 200
 TILE_K = 256
@@ -99,8 +100,9 @@ def gemm_loop(tile: TileSpec, nv: int, target: Target, mr: int) -> Loop:
     """The inner loop of an mr x nv tile."""
     module = ir.Module()
     dot = FAMILIES[tile.family]
-    build_tile(module, "tile", dot, mr, nv, BUILDERS["u8"])
-    macs = mr * nv * dot.lanes * KR * dot.block_groups
+    epilogue = "f32" if tile.types == "f32" else "u8"
+    build_tile(module, "tile", dot, mr, nv, BUILDERS[epilogue])
+    macs = mr * nv * dot.lanes * KR // tile.x_nbytes * dot.block_groups
     return Loop(inner_loop(assembly(target, module)), macs)
 
 
@@ -147,17 +149,21 @@ def main() -> int:
           f"{'MAC/cycle':>9} {'peak':>6} {'share':>6} {'spills':>6}")  # fmt: skip
     for core, features in CORES.items():
         target = target_for(frozenset(features), "aarch64")
-        family = features[-1]
-        peak = PEAK_MACS[family] / cycles(PEAKS[family], core, mca)
         loops = {}
-        for tile in (t for t in TILES if t.family == family):
-            for mr, nv in [(tile.mr, nv) for nv in tile.widths] + [(1, tile.nv)]:
-                loops[f"gemm {family} {mr}x{nv * tile.lanes}"] = gemm_loop(tile, nv, target, mr)
-        loops[f"depthwise {family} 3x3 s1"] = depthwise_loop(family, target)
-        for name, loop in loops.items():
+        for family in (features[-1], "fmla"):
+            for tile in (t for t in (*TILES, *FLOAT_TILES) if t.family == family):
+                for mr, nv in [(tile.mr, nv) for nv in tile.widths] + [(1, tile.nv)]:
+                    name = f"gemm {family} {mr}x{nv * tile.lanes}"
+                    loops[name] = family, gemm_loop(tile, nv, target, mr)
+        depthwise = features[-1]
+        loops[f"depthwise {depthwise} 3x3 s1"] = depthwise, depthwise_loop(depthwise, target)
+        peaks = {name: PEAK_MACS[name] / cycles(PEAKS[name], core, mca)
+                 for name in {family for family, _ in loops.values()}}  # fmt: skip
+        for name, (family, loop) in loops.items():
             step = cycles(loop.lines, core, mca)
-            rate = loop.macs / step
-            steps = TILE_K / KR / FAMILIES[family].block_groups
+            rate, peak = loop.macs / step, peaks[family]
+            values = KR // (4 if family == "fmla" else 1)  # of k in a dot group
+            steps = TILE_K / values / FAMILIES[family].block_groups
             whole = f"{step * steps:11.0f}" if name.startswith("gemm") else " " * 11
             spills = sum(bool(MOVES.search(line)) for line in loop.lines)
             print(f"{core:12} {name:28} {step:11.1f} {whole} {rate:9.1f} {peak:6.1f} "

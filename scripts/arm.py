@@ -26,8 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 CPUS = {"cortex-a72": "neon", "neoverse-n1": "dotprod", "max": "i8mm"}  # with the level each has
-TESTS = ("tests/test_gemm_tiles.py", "tests/test_gemm_extremes.py", "tests/test_depthwise_tiles.py")
-FAMILIES = ("gemm", "gemm_sums", "depthwise", "vm")
+TESTS = ("tests/test_gemm_tiles.py", "tests/test_gemm_float.py",
+         "tests/test_gemm_extremes.py", "tests/test_depthwise_tiles.py")
+FAMILIES = ("gemm", "gemm_sums", "gemm_pack", "depthwise", "conv_f32", "matmul_f32", "pad",
+            "transpose", "vm")  # fmt: skip
 GRAPHS = 100  # random graphs of each spelling
 RUNS = (("", 1), ("", 2), ("portable", 1))  # features and threads of every case
 

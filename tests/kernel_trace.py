@@ -21,7 +21,7 @@ import numpy as np
 from qrt.gemm import depthwise_carry, depthwise_tile, tile
 from qrt.gemm.depthwise_order import TALL
 from qrt.gemm.depthwise_table import DEPTHWISE
-from qrt.gemm.table import TILES
+from qrt.gemm.table import FLOAT_TILES, TILES
 from qrt.jit.declare import HEADER, Extent, Helper, Intrinsic, Kernel
 
 ISLAND = 1 << 57  # bytes between operands: 39 slots fit into int64
@@ -186,7 +186,8 @@ def _tile(
     trace: Trace, family: str, heights: tuple[int, ...], widths: tuple[int, ...], epilogue: str
 ) -> Any:
     """The generated tiles of a row of the table, by the contract in `qrt.gemm.tile`."""
-    spec = next(t for t in TILES if (t.family, t.heights, t.widths) == (family, heights, widths))
+    every = (*TILES, *FLOAT_TILES)
+    spec = next(t for t in every if (t.family, t.heights, t.widths) == (family, heights, widths))
 
     def run(mr: int, nv: int, *args: int) -> int:
         assert mr in heights and nv in widths, f"no tile is {mr} x {nv}"

@@ -5,7 +5,9 @@ What the instructions compute is tested under emulation (`scripts/arm.py`).
 
 from __future__ import annotations
 
+import re
 import struct
+from itertools import product
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -18,7 +20,7 @@ from qrt.gemm.depthwise_tile import build_tile as build_depthwise_tile
 from qrt.gemm.dots import FAMILIES
 from qrt.gemm.driver import PRODUCTS
 from qrt.gemm.epilogue import BUILDERS
-from qrt.gemm.table import TILES, TileSpec, select_tile
+from qrt.gemm.table import FLOAT_TILES, TILES, TileSpec, select_tile
 from qrt.gemm.tile import build_tile
 from qrt.jit.build import build_objects
 from qrt.jit.declare import KERNELS, Kernel
@@ -28,6 +30,7 @@ from qrt.vm import native
 
 EM_AARCH64 = 183
 ARM_TILES = [t for t in TILES if "neon" in t.features]
+ARM_FLOAT_TILES = [t for t in FLOAT_TILES if "neon" in t.features]
 ARM_DEPTHWISE = [s for s in DEPTHWISE if "neon" in s.features]
 # by element, usdot with the signed side first is called sudot
 INSTRUCTIONS = {"neon": ("smull", "sadalp"), "dotprod": ("sdot",), "i8mm": ("sudot",)}
@@ -110,6 +113,16 @@ def test_tiles_use_their_instruction(tile: TileSpec, epilogue: str) -> None:
             assert "fcvtns" in text and "sqxtn" in text and "sqxtun" in text
 
 
+@pytest.mark.parametrize("tile", ARM_FLOAT_TILES, ids=lambda t: t.kernel_name("f32"))
+def test_float_tiles_multiply_by_element(tile: TileSpec) -> None:
+    dot = FAMILIES[tile.family]
+    for mr, nv in product(tile.heights, tile.widths):
+        module = ir.Module()
+        build_tile(module, "tile", dot, mr, nv, BUILDERS["f32"])
+        found = re.findall(r"\tfmla\t.*\.s\[[0-3]\]", assembly(module, "neon"))
+        assert len(found) >= mr * nv * dot.block_groups, (mr, nv)
+
+
 @pytest.mark.parametrize("spec", ARM_DEPTHWISE, ids=lambda s: s.kernel_name)
 def test_depthwise_tiles_use_their_instruction(spec: object) -> None:
     family = spec.family  # type: ignore[attr-defined]
@@ -122,10 +135,11 @@ def test_depthwise_tiles_use_their_instruction(spec: object) -> None:
 def test_no_tile_spills() -> None:
     """The widest dot product tiles keep sums, rows and weights in registers inside their loop."""
     mca = pytest.importorskip("bench.arm_mca")
-    for tile in ARM_TILES:
+    for tile in (*ARM_TILES, *ARM_FLOAT_TILES):
         if tile.family == "neon":
             continue
-        target = target_for(frozenset(ARM_LEVELS[tile.family]), "aarch64")
+        level = "neon" if tile in ARM_FLOAT_TILES else tile.family
+        target = target_for(frozenset(ARM_LEVELS[level]), "aarch64")
         loop = mca.gemm_loop(tile, tile.nv, target, tile.mr)
         assert sum(bool(mca.DOT.search(line)) for line in loop.lines) == tile.mr * tile.nv * 4
         assert not [line for line in loop.lines if mca.MOVES.search(line)]

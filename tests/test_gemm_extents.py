@@ -15,7 +15,7 @@ import pytest
 from kernel_trace import SLACK, TooLong, strays, touched, trace_kernel
 from product_cases import ProductBench, Tally, conv_node, draw_numbers, forced, tile_rows
 
-from qrt.gemm.driver import FIELDS, PRODUCTS, row_sums_kernel
+from qrt.gemm.driver import FIELDS, FLOAT_PRODUCTS, PRODUCTS, row_sums_kernel
 from qrt.gemm.extents import LIMIT, check_geometry, input_nbytes
 from qrt.gemm.table import TileSpec
 from qrt.jit.declare import Kernel
@@ -23,7 +23,9 @@ from qrt.ops import conv
 
 KERNELS = [
     pytest.param(kernel, id=kernel.name)
-    for kernel in (*(PRODUCTS[row] for row in tile_rows()), row_sums_kernel)
+    for kernel in (
+        *(PRODUCTS[row] for row in tile_rows()), *FLOAT_PRODUCTS.values(), row_sums_kernel
+    )
 ]
 OPERANDS = ("x", "y", "panels", "columns", "sums", "pad", "limits", "rows")
 ROWS = [pytest.param(*row, id=row[0].kernel_name(row[1])) for row in tile_rows()]
@@ -95,7 +97,8 @@ def work(row: Mapping[str, int], kernel: Kernel) -> int:
 
 def rows_of(kernel: Kernel, seed: int, count: int) -> Iterator[tuple[int, dict[str, int]]]:
     """`count` honest rows for `kernel`, cheap enough to trace."""
-    tile = next((t for (t, _), k in PRODUCTS.items() if k is kernel), None)
+    rows = [*((t, k) for (t, _), k in PRODUCTS.items()), *FLOAT_PRODUCTS.items()]
+    tile = next((t for t, k in rows if k is kernel), None)
     i = seed
     while count:
         i += 1

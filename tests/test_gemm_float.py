@@ -15,6 +15,7 @@ from kernel_harness import channels_last, feature_levels, new_value, run_node
 from operator_cases import constant
 from product_cases import Tally, level_of, runnable
 
+from qrt.gemm.float_pack import FIELDS, float_pack_kernel
 from qrt.gemm.table import FLOAT_TILES, TileSpec, select_tile
 from qrt.ir import Node
 from qrt.ops import float_conv, float_depthwise, float_matmul, float_products, product_rows
@@ -120,7 +121,7 @@ def test_threads_and_blocks(tile: TileSpec, monkeypatch: pytest.MonkeyPatch) -> 
     sizes = [(2 * tile.mr + 1, 5 * tile.nr - 1), (7 * tile.mr + 3, 3), (1, 7 * tile.nr + 5)]
     with forced(tile):
         for (m, n), blocks, computed in combinations(sizes, (1, 2, 64), (False, True)):
-            monkeypatch.setattr(product_rows, "block_panels", lambda *_: blocks)
+            monkeypatch.setattr(product_rows, "block_panels", lambda *_, n=blocks: n)
             a, b = draw(rng, (m, k)), draw(rng, (k, n))
             check(
                 tally, (m, n, blocks, computed), float_matmul.MATMUL,
@@ -291,6 +292,18 @@ def test_padding_reads_zeros() -> None:
         assert np.isnan(want).any() and np.isinf(want).any()
         check(tally, group, float_conv.SPEC, node, [x, w], want, feature_levels())
     tally.finish()
+
+
+def test_hostile_rows_of_packing_are_refused() -> None:
+    row = {**dict.fromkeys(FIELDS, 1), "padded": 8, "nr": 8, "n": 5}
+    assert float_pack_kernel.extents(row)
+    for name in FIELDS[2:]:
+        for value in (-1, 2**40):
+            with pytest.raises(ValueError, match=name):
+                float_pack_kernel.extents(row | {name: value})
+    for change in ({"nr": 0}, {"n": 9}):
+        with pytest.raises(ValueError, match="do not fit"):
+            float_pack_kernel.extents(row | change)
 
 
 def test_the_table_is_whole() -> None:

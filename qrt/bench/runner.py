@@ -263,7 +263,7 @@ def _dots(prepared: Prepared) -> Limit | None:
 
 
 def _fma(prepared: Prepared) -> Limit | None:
-    """The widest fused multiply-add, None where features have none; two operations each."""
+    """The fused multiply-add of the newest family, or its emulation; two operations each."""
     usable = [limit for limit in FLOAT_LIMITS if prepared.features.issuperset(limit.features)]
     return _loop(prepared, usable[0], 2) if usable else None
 

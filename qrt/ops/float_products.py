@@ -97,8 +97,9 @@ def _tile(geometry: dict[str, int], k: int, n: int, program: Lowering) -> TileSp
 
 
 def _columns(tile: TileSpec, bias: Array, alpha: float) -> Array:
-    zero = np.zeros((), np.int32)
-    return pack_columns(bias.size, tile, FLOAT_EPILOGUE, zero, np.asarray(alpha, np.float32), zero, bias)
+    zero = np.zeros((), np.int32)  # what sums begin with, and the weights' zero point
+    factor = np.asarray(alpha, np.float32)
+    return pack_columns(bias.size, tile, FLOAT_EPILOGUE, zero, factor, zero, bias)
 
 
 def _emit(
