@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qrt.jit.declare import intrinsic
+from qrt.simd.emit import declared, extreme, splat
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "fixed_add": ("high", "low", "c_high", "c_low", "shift"),
@@ -104,15 +105,6 @@ def _block(formula: str, isa: Isa, values_type: Any) -> Any:
                 picks += [lane + half + i, nbytes + lane + half + i]
         return ir.Constant(ir.VectorType(dword, nbytes), picks)
 
-    def splat(builder: Any, scalar: Any, vector: Any) -> Any:
-        undefined = ir.Constant(vector, ir.Undefined)
-        one = builder.insert_element(undefined, scalar, ir.Constant(dword, 0))
-        zeros = ir.Constant(ir.VectorType(dword, vector.count), [0] * vector.count)
-        return builder.shuffle_vector(one, undefined, zeros)
-
-    def extreme(builder: Any, which: str, a: Any, b: Any) -> Any:
-        return builder.select(builder.icmp_unsigned(which, a, b), a, b)
-
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a, b, y, values = args
         *scalars, qmin, qmax = (
@@ -127,8 +119,8 @@ def _block(formula: str, isa: Isa, values_type: Any) -> Any:
             for name, value in zip(names, scalars, strict=True)
         }
         zero = ir.Constant(bytes_, [0] * nbytes)
-        narrow = _declare(builder.module, isa.pack_words, words, [dwords, dwords])
-        narrower = _declare(builder.module, isa.pack_bytes, bytes_, [words, words])
+        narrow = declared(builder.module, isa.pack_words, words, [dwords, dwords])
+        narrower = declared(builder.module, isa.pack_bytes, bytes_, [words, words])
         packed = []
         for side in (0, 8):
             pairs = builder.shuffle_vector(a, b, unpack(side))
@@ -146,13 +138,6 @@ def _block(formula: str, isa: Isa, values_type: Any) -> Any:
 
     i64 = types.int64
     return types.void(i64, i64, i64, values_type), codegen
-
-
-def _declare(module: Any, name: str, result: Any, arguments: list[Any]) -> Any:
-    from llvmlite import ir
-
-    found = module.globals.get(name)
-    return found or ir.Function(module, ir.FunctionType(result, arguments), name)
 
 
 def _constants(vector: Any, value: int) -> Any:
@@ -183,10 +168,10 @@ def _multiply_add(builder: Any, isa: Isa, acc: Any, pairs: Any, pair: Any) -> An
     from llvmlite import ir
 
     if isa.fused:
-        dot = _declare(builder.module, isa.multiply_add, acc.type, [acc.type] * 3)
+        dot = declared(builder.module, isa.multiply_add, acc.type, [acc.type] * 3)
         return builder.call(dot, [acc, pairs, pair])
     words = ir.VectorType(ir.IntType(16), 2 * acc.type.count)
-    product = _declare(builder.module, isa.multiply_add, acc.type, [words, words])
+    product = declared(builder.module, isa.multiply_add, acc.type, [words, words])
     operands = [builder.bitcast(v, words) for v in (pairs, pair)]
     return builder.add(acc, builder.call(product, operands))
 
@@ -217,8 +202,8 @@ def _round(builder: Any, isa: Isa, value: Any, ints: Any) -> Any:
     from llvmlite import ir
 
     if isa.nbytes < 64:
-        return builder.call(_declare(builder.module, isa.round, ints, [value.type]), [value])
+        return builder.call(declared(builder.module, isa.round, ints, [value.type]), [value])
     mask, mode = ir.IntType(16), ir.IntType(32)
-    convert = _declare(builder.module, isa.round, ints, [value.type, ints, mask, mode])
+    convert = declared(builder.module, isa.round, ints, [value.type, ints, mask, mode])
     everywhere, current = ir.Constant(mask, -1), ir.Constant(mode, 4)
     return builder.call(convert, [value, _constants(ints, 0), everywhere, current])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from qrt.jit.declare import intrinsic
+from qrt.simd.emit import declared
 
 
 def _emit_load(builder: Any, address: Any, at: int, vector: Any, invariant: bool) -> Any:
@@ -19,13 +20,6 @@ def _emit_load(builder: Any, address: Any, at: int, vector: Any, invariant: bool
     if invariant:
         loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
     return loaded
-
-
-def _emit_declare(module: Any, name: str, result: Any, arguments: Any) -> Any:
-    from llvmlite import ir
-
-    found = module.globals.get(name)
-    return found or ir.Function(module, ir.FunctionType(result, arguments), name)
 
 
 def _emit_segments(builder: Any, table: Any, nbytes: int) -> list[Any]:
@@ -59,8 +53,8 @@ def _by_shuffles(nbytes: int, shuffle: str) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         module = builder.module
-        look = _emit_declare(module, shuffle, vector, [vector, vector])
-        below = _emit_declare(module, f"llvm.ssub.sat.v{nbytes}i8", vector, [vector, vector])
+        look = declared(module, shuffle, vector, [vector, vector])
+        below = declared(module, f"llvm.ssub.sat.v{nbytes}i8", vector, [vector, vector])
         step = ir.Constant(vector, [16] * nbytes)
         segments = _emit_segments(builder, args[1], nbytes)
         x = _emit_load(builder, args[0], 0, vector, False)
@@ -75,6 +69,12 @@ def _by_shuffles(nbytes: int, shuffle: str) -> Any:
 
 
 @intrinsic
+def lookup_u8x16_sse41(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
+    """y[i] = table[x[i]] for 16 bytes at addresses x and y."""
+    return _by_shuffles(16, "llvm.x86.ssse3.pshuf.b.128")
+
+
+@intrinsic
 def lookup_u8x32_avx2(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
     """y[i] = table[x[i]] for 32 bytes at addresses x and y."""
     return _by_shuffles(32, "llvm.x86.avx2.pshuf.b")
@@ -82,30 +82,124 @@ def lookup_u8x32_avx2(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
 
 @intrinsic
 def lookup_u8x64_avx512(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
-    """y[i] = table[x[i]] for 64 bytes at addresses x and y."""
-    return _by_shuffles(64, "llvm.x86.avx512.pshuf.b.512")
+    """y[i] = table[x[i]] for 64 bytes: vpermi2w picks from 64 words of the table by the low 6 bits
+    of an index, once for each half of the table; bit 7 of a byte chooses the half, bit 0 the byte.
+
+    A word of x holds two bytes: `lower` has the table's byte in its low half, `upper` in the other.
+    """
+    from llvmlite import ir
+    from numba import types
+
+    words = ir.VectorType(ir.IntType(16), 32)
+    vector = ir.VectorType(ir.IntType(8), 64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        b = builder
+        pick = declared(b.module, "llvm.x86.avx512.vpermi2var.hi.512", words, [words] * 3)
+        parts = [_emit_load(b, args[1], 64 * k, words, True) for k in range(4)]
+        index = _emit_load(b, args[0], 0, words, False)
+
+        def constant(value: int) -> Any:
+            return ir.Constant(words, [value] * 32)
+
+        def bit(mask: int) -> Any:
+            return b.icmp_unsigned("!=", b.and_(index, constant(mask)), constant(0))
+
+        def picked(shift: int, high: int) -> Any:
+            at = b.lshr(index, constant(shift))
+            halves = [b.call(pick, [parts[k], at, parts[k + 1]]) for k in (0, 2)]
+            return b.select(bit(high), halves[1], halves[0])
+
+        first, second = picked(1, 0x80), picked(9, 0x8000)
+        lower = b.select(bit(1), b.lshr(first, constant(8)), first)
+        upper = b.select(bit(0x100), second, b.shl(second, constant(8)))
+        order = [i + 64 * (i % 2) for i in range(64)]
+        y = b.shuffle_vector(
+            b.bitcast(lower, vector),
+            b.bitcast(upper, vector),
+            ir.Constant(ir.VectorType(ir.IntType(32), 64), order),
+        )
+        b.store(y, b.inttoptr(args[2], vector.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+def _emit_picks(builder: Any, table: Any, index: Any) -> Any:
+    """table[index] of u8x64: vpermi2b picks from 128 entries by the low 7 bits of an index, once
+    for each half of the table at address `table`; bit 7 chooses the half."""
+    from llvmlite import ir
+
+    vector = index.type
+    pick = declared(builder.module, "llvm.x86.avx512.vpermi2var.qi.512", vector, [vector] * 3)
+    parts = [_emit_load(builder, table, 64 * k, vector, True) for k in range(4)]
+    lower = builder.call(pick, [parts[0], index, parts[1]])
+    upper = builder.call(pick, [parts[2], index, parts[3]])
+    high = builder.icmp_signed("<", index, ir.Constant(vector, [0] * 64))
+    return builder.select(high, upper, lower)
 
 
 @intrinsic
 def lookup_u8x64_vbmi(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
-    """y[i] = table[x[i]] for 64 bytes: vpermi2b picks from 128 entries by the low 7 bits of an
-    index, once for each half of the table; bit 7 chooses the half."""
+    """y[i] = table[x[i]] for 64 bytes at addresses x and y."""
     from llvmlite import ir
     from numba import types
 
     vector = ir.VectorType(ir.IntType(8), 64)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pick = _emit_declare(
-            builder.module, "llvm.x86.avx512.vpermi2var.qi.512", vector, [vector] * 3
-        )
-        parts = [_emit_load(builder, args[1], 64 * k, vector, True) for k in range(4)]
         index = _emit_load(builder, args[0], 0, vector, False)
-        lower = builder.call(pick, [parts[0], index, parts[1]])
-        upper = builder.call(pick, [parts[2], index, parts[3]])
-        high = builder.icmp_signed("<", index, ir.Constant(vector, [0] * 64))
-        y = builder.select(high, upper, lower)
-        builder.store(y, builder.inttoptr(args[2], vector.as_pointer()), align=1)
+        found = _emit_picks(builder, args[1], index)
+        builder.store(found, builder.inttoptr(args[2], vector.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def lookup_f32x64_vbmi(typingctx: Any, x: Any, planes: Any, y: Any) -> Any:
+    """64 float32 at y, the entries for 64 bytes at x. `planes` is the address of four tables of
+    256: the lowest bytes of all entries, the next ones, and so on.
+
+    Bytes are interleaved within 128-bit lanes, so that lane j of result k holds what stood at dword
+    4 * j + k: the dwords of x change places before.
+    """
+    from llvmlite import ir
+    from numba import types
+
+    vector = ir.VectorType(ir.IntType(8), 64)
+    index_type = ir.IntType(32)
+    dwords = ir.VectorType(index_type, 16)
+    word = ir.IntType(64)
+
+    def interleave(b: Any, one: Any, other: Any, half: int) -> Any:
+        """Elements of the lower (0) or upper (1) half of each lane of two vectors, in turn."""
+        per_lane = one.type.count // 4
+        picks = []
+        for lane in range(0, one.type.count, per_lane):
+            for i in range(per_lane // 2):
+                at = lane + half * per_lane // 2 + i
+                picks += [at, one.type.count + at]
+        mask = ir.Constant(ir.VectorType(index_type, one.type.count), picks)
+        return b.shuffle_vector(one, other, mask)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        b = builder
+        x, planes, y = args
+        order = ir.Constant(dwords, [4 * (i % 4) + i // 4 for i in range(16)])
+        loaded = _emit_load(b, x, 0, dwords, False)
+        index = b.bitcast(
+            b.shuffle_vector(loaded, ir.Constant(dwords, ir.Undefined), order), vector
+        )
+        found = [_emit_picks(b, b.add(planes, ir.Constant(word, 256 * k)), index) for k in range(4)]
+        words = ir.VectorType(ir.IntType(16), 32)
+        for half in (0, 1):
+            low = b.bitcast(interleave(b, found[0], found[1], half), words)
+            high = b.bitcast(interleave(b, found[2], found[3], half), words)
+            for part in (0, 1):
+                at = b.add(y, ir.Constant(word, 64 * (2 * half + part)))
+                entries = interleave(b, low, high, part)
+                b.store(entries, b.inttoptr(at, words.as_pointer()), align=1)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), codegen

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from qrt.jit.declare import helper, intrinsic
+from qrt.simd.fma import hardware_fma
 from qrt.simd.memory import as_u8
 from qrt.simd.scalar import _ROUND as ROUND
 from qrt.simd.scalar import _ROUND_BITS as ROUND_BITS
@@ -136,6 +137,8 @@ mul_i32x16 = _binary("i32", 16, "mul", "mul")
 add_f32x16, sub_f32x16 = _binary("f32", 16, "add", "fadd"), _binary("f32", 16, "sub", "fsub")
 mul_f32x16, div_f32x16 = _binary("f32", 16, "mul", "fmul"), _binary("f32", 16, "div", "fdiv")
 
+xor_u8x64 = _binary("u8", 64, "xor", "xor")
+
 max_u8x64 = _select("u8", 64, "max", "icmp_unsigned", ">")
 max_u8x16 = _select("u8", 16, "max", "icmp_unsigned", ">")
 max_f32x16 = _select("f32", 16, "max", "fcmp_ordered", ">")
@@ -145,6 +148,22 @@ u8x16_to_i32x16 = _convert("u8x16_to_i32x16", "u8", "i32", 16, "zext")
 i32x16_to_u8x16 = _convert("i32x16_to_u8x16", "i32", "u8", 16, "trunc")
 i32x16_to_f32x16 = _convert("i32x16_to_f32x16", "i32", "f32", 16, "sitofp")
 f32x16_bits = _convert("f32x16_bits", "f32", "i32", 16, "bitcast")
+
+
+def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    from qrt.simd.vector_types import Vector
+
+    vector = Vector("f32", 16)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return hardware_fma(builder, *args)
+
+    return vector(vector, vector, vector), codegen
+
+
+fma_f32x16 = _named(
+    _fma, "fma_f32x16", "a * b + c rounded once; only where the CPU has it (feature fma)."
+)
 
 
 @helper

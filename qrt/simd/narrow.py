@@ -1,0 +1,139 @@
+"""64 float32 to 64 bytes on x86: round half to even, zero point and clamp by saturating packs.
+
+The packs work within 128-bit lanes, so that dwords come out in another order:
+
+    a0 .. a3 | a4 .. a7    packssdw    a0 .. a3 b0 .. b3 | a4 .. a7 b4 .. b7
+    packuswb of (a b) and (c d)        a b c d (low halves) | a b c d (high halves)
+
+One shuffle of dwords at the end puts them right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from qrt.jit.declare import intrinsic
+from qrt.simd.emit import declared, extreme, splat
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """The instructions of one register width."""
+
+    nbytes: int
+    round_f32: str
+    pack_words: str
+    pack_bytes: str
+
+
+SSE = Narrowing(
+    16, "llvm.x86.sse2.cvtps2dq", "llvm.x86.sse2.packssdw.128", "llvm.x86.sse2.packuswb.128"
+)
+AVX2 = Narrowing(
+    32, "llvm.x86.avx.cvt.ps2dq.256", "llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"
+)
+AVX512 = Narrowing(
+    64,
+    "llvm.x86.avx512.mask.cvtps2dq.512",
+    "llvm.x86.avx512.packssdw.512",
+    "llvm.x86.avx512.packuswb.512",
+)
+
+
+def _narrow(isa: Narrowing, name: str) -> Any:
+    def narrow(typingctx: Any, a: Any, b: Any, c: Any, d: Any, zero_point: Any, qmin: Any) -> Any:
+        from numba import types
+
+        from qrt.simd.vector_types import Vector
+
+        reals, codes = Vector("f32", 16), Vector("u8", 64)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _emit(builder, isa, args)
+
+        return codes(reals, reals, reals, reals, types.int16, types.uint8), codegen
+
+    narrow.__name__ = name
+    narrow.__doc__ = (
+        "clamp(round_half_even(t) + zero_point, qmin, 255) as u8x64 of four f32x16 t that are below"
+        " 2**31; NaN gives qmin."
+    )
+    return intrinsic(narrow)
+
+
+narrow_u8x64_sse41 = _narrow(SSE, "narrow_u8x64_sse41")
+narrow_u8x64_avx2 = _narrow(AVX2, "narrow_u8x64_avx2")
+narrow_u8x64_avx512 = _narrow(AVX512, "narrow_u8x64_avx512")
+
+
+def _emit(b: Any, isa: Narrowing, args: Any) -> Any:
+    from llvmlite import ir
+
+    *reals, zero_point, qmin = args
+    lanes = isa.nbytes // 4
+    byte, word, dword = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+    words = ir.VectorType(word, 2 * lanes)
+    dwords = ir.VectorType(dword, lanes)
+    bytes_ = ir.VectorType(byte, 4 * lanes)
+    offset = splat(b, zero_point, words)
+    plus = declared(b.module, f"llvm.sadd.sat.v{2 * lanes}i16", words, [words, words])
+    pack_words = declared(b.module, isa.pack_words, words, [dwords, dwords])
+    pack_bytes = declared(b.module, isa.pack_bytes, bytes_, [words, words])
+    parts = [part for t in reals for part in _split(b, t, lanes)]
+    rounded = [_round(b, isa, part, dwords) for part in parts]
+    packed = []
+    for k in range(0, len(rounded), 4):
+        halves = [
+            b.call(plus, [b.call(pack_words, rounded[k + i : k + i + 2]), offset]) for i in (0, 2)
+        ]
+        packed.append(_in_order(b, b.call(pack_bytes, halves), dwords))
+    q = _join(b, packed)
+    return extreme(b, ">", q, splat(b, qmin, q.type))
+
+
+def _round(b: Any, isa: Narrowing, t: Any, dwords: Any) -> Any:
+    """Half to even; what int32 does not hold, and NaN, gives the lowest int32."""
+    from llvmlite import ir
+
+    if isa.nbytes < 64:
+        return b.call(declared(b.module, isa.round_f32, dwords, [t.type]), [t])
+    mask, mode = ir.IntType(16), ir.IntType(32)
+    fn = declared(b.module, isa.round_f32, dwords, [t.type, dwords, mask, mode])
+    nearest = 8  # half to even, whatever mode the process is in
+    nothing = ir.Constant(dwords, ir.Undefined)
+    return b.call(fn, [t, nothing, ir.Constant(mask, -1), ir.Constant(mode, nearest)])
+
+
+def _in_order(b: Any, q: Any, dwords: Any) -> Any:
+    """Dword 4 * lane + part of what the packs gave is dword lanes * part + lane."""
+    from llvmlite import ir
+
+    lanes = dwords.count // 4
+    if lanes == 1:
+        return q
+    picks = [4 * (i % lanes) + i // lanes for i in range(dwords.count)]
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), dwords.count), picks)
+    wide = b.bitcast(q, dwords)
+    return b.bitcast(b.shuffle_vector(wide, ir.Constant(dwords, ir.Undefined), mask), q.type)
+
+
+def _split(b: Any, v: Any, lanes: int) -> list[Any]:
+    from llvmlite import ir
+
+    index = ir.IntType(32)
+    nothing = ir.Constant(v.type, ir.Undefined)
+    picks = [range(k, k + lanes) for k in range(0, v.type.count, lanes)]
+    masks = [ir.Constant(ir.VectorType(index, lanes), list(pick)) for pick in picks]
+    return [b.shuffle_vector(v, nothing, mask) for mask in masks]
+
+
+def _join(b: Any, parts: list[Any]) -> Any:
+    from llvmlite import ir
+
+    while len(parts) > 1:
+        count = 2 * parts[0].type.count
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(count)))
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [b.shuffle_vector(low, high, mask) for low, high in pairs]
+    return parts[0]
