@@ -7,6 +7,7 @@ then thread 1. `KernelError`s of a row fail the test.
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,8 +113,14 @@ class Bench:
         self.rows.append((kernel, row))
 
     def check_extents(self) -> None:
-        """Every extent lies in one tensor of the arena, or in the constants."""
+        """Every extent lies in one tensor of the arena, or in the constants; what a row writes
+        overlaps nothing else that it touches."""
         for kernel, row in self.rows:
+            extents = [e for e in kernel.extents(row) if e.nbytes and row[e.field] >= 0]
+            for e, other in itertools.permutations(extents, 2):
+                start, begin = row[e.field] + e.start, row[other.field] + other.start
+                apart = start + e.nbytes <= begin or begin + other.nbytes <= start
+                assert apart or not e.writes or e.field == other.field, (kernel.name, e, other)
             for e in kernel.extents(row):
                 assert e.nbytes >= 0, (kernel.name, e)
                 if e.nbytes == 0:
@@ -189,8 +196,10 @@ def run_node(
         assert np.array_equal(arena[at : at + image.size], image), "a row changed its input"
     outputs = []
     for value in node.outputs:
-        at = bench.operand(value).offset
-        outputs.append(logical_array(arena[at : at + value.nbytes], value).copy())
+        place = bench.operand(value)
+        memory = constants if place.constant else arena
+        image = memory[place.offset : place.offset + value.nbytes]
+        outputs.append(logical_array(image, value).copy())
     return outputs
 
 

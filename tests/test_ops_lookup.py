@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_harness import new_value
-from operator_cases import Cases, codes, onnx_outputs, qparams
+from kernel_harness import feature_levels, new_value
+from operator_cases import Cases, codes, onnx_outputs, plain_quantize, qparams
 
 from qrt.errors import UnsupportedError
 from qrt.ir import Node, QParams
 from qrt.ops import dequantize, lookup, quantize
+from qrt.quant.division import division_factors
 
 SIZES = (0, 1, 15, 16, 31, 32, 33, 63, 64, 65, 127, 129, 4095, 4097, 10007)
 
@@ -34,7 +35,7 @@ def test_lookup(dtype: str) -> None:
                     "qrt",
                 )
                 want = np.array([table[v] for v in x], dtype)
-                cases.node((kind, n), lookup.SPEC, node, [x], [want])
+                cases.node((kind, n), lookup.SPEC, node, [x], [want], specs=feature_levels())
 
 
 def _floats(rng: np.random.Generator, shape: tuple[int, ...], q: QParams) -> np.ndarray:
@@ -115,6 +116,47 @@ def test_quantize_sizes() -> None:
                 "qrt",
             )
             cases.node(n, quantize.SPEC, node, [x])
+
+
+def test_quantize_where_codes_begin() -> None:
+    """The floats on both sides of every tie: a product in place of the quotient must not differ."""
+    rng = np.random.default_rng(4)
+    scales = [1.0, 0.5, 3.0, 1 / 255, 2 / 255, 0.1, 1e-30, 1e30]
+    scales += list(np.exp(rng.uniform(-9, 4, 12)))
+    with Cases("quantize at ties") as cases:
+        for i, scale in enumerate(scales):
+            dtype = (np.uint8, np.int8)[i % 2]
+            limits = np.iinfo(dtype)
+            q = qparams(scale, int(rng.integers(limits.min, limits.max, endpoint=True)), dtype)
+            x = np.arange(-256.5, 257).astype(np.float32) * q.scale
+            near = [x]
+            for toward in (-np.inf, np.inf):
+                step = x
+                for _ in range(3):
+                    step = np.nextafter(step, np.float32(toward))
+                    near.append(step)
+            x = np.concatenate([*near, np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], np.float32)])
+            node = Node(
+                "Quantize",
+                [new_value("x", np.float32, x.shape)],
+                [new_value("y", dtype)],
+                {"y": q},
+                "qrt",
+            )
+            want = plain_quantize(np.where(np.isnan(x), -np.inf, x), q, limits.min, limits.max)
+            cases.node((scale, dtype), quantize.SPEC, node, [x], [want], specs=feature_levels())
+
+
+def test_most_scales_have_two_factors() -> None:
+    """They are proved when they are made; here only that they are rarely missing."""
+    rng = np.random.default_rng(6)
+    found = 0
+    for scale in np.exp(rng.uniform(-12, 8, 60)).astype(np.float32):
+        zero_point = int(rng.integers(0, 256))
+        found += division_factors(float(scale), -zero_point, 255 - zero_point) is not None
+    assert found >= 57
+    for scale in (1e-30, 1e30, 1e-45):
+        assert division_factors(float(np.float32(scale)), -128, 127) is None
 
 
 def test_dequantize_int32_needs_zero_points_of_zero() -> None:

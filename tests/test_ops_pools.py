@@ -242,3 +242,22 @@ def test_what_is_refused() -> None:
     node = Node("MaxPool", [x], [new_value("y", np.uint8)], {"kernel_shape": [2, 2, 2]}, "qrt")
     with pytest.raises(UnsupportedError, match="3 spatial axes"):
         run_node(max_pool.SPEC, node, [np.zeros(x.shape, np.uint8)])
+
+
+def test_float_reduce_of_nothing() -> None:
+    """What no elements reduce to is constant; no elements of which to make nothing are nothing."""
+    want = {"ReduceSum": 0, "ReduceMax": -np.inf, "ReduceMin": np.inf, "ReduceMean": np.nan}
+    with Cases("reduce nothing") as cases:
+        for spec in float_reduce.SPECS:
+            for shape in ((2, 3, 0, 5), (0, 3, 2, 2)):
+                pooled = spec.op == "GlobalAveragePool"
+                node = Node(
+                    spec.op,
+                    [new_value("x", np.float32, shape)],
+                    [new_value("y", np.float32)],
+                    {} if pooled else {"axes": [2, 3], "keepdims": 1},
+                    version=11,
+                )
+                empty = np.full((*shape[:2], 1, 1), want.get(spec.op, np.nan), np.float32)
+                x = np.zeros(shape, np.float32)
+                cases.node((spec.op, shape), spec, node, [x], [empty], specs=[""])

@@ -120,11 +120,18 @@ def lower(node: Node, program: Lowering) -> None:
     if len(inputs) == 1:
         program.alias(y, inputs[0])
         return
-    for fields in broadcast_rows(program, y, inputs[0], inputs[1]):
+    # results of more than one row take turns in two places, the last is y: no row writes its input
+    places = [program.operand(y)]
+    if len(inputs) > 2:
+        places.append(program.scratch(y.nbytes))
+    left = len(inputs) - 2
+    ends = {"y": places[left % 2]}
+    for fields in broadcast_rows(program, y, inputs[0], inputs[1], ends):
         program.emit(kernel, **fields)
     for more in inputs[2:]:
-        # in place: every element is read before it is written
-        for fields in broadcast_rows(program, y, y, more):
+        left -= 1
+        ends = {"a": ends["y"], "y": places[left % 2]}
+        for fields in broadcast_rows(program, y, y, more, ends):
             program.emit(kernel, **fields)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qrt.errors import UnsupportedError
-from qrt.ir import Node
+from qrt.ir import Node, Value
 from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.ops.channels import normalized_axes
@@ -75,6 +75,9 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     function: Any = {"ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}.get(
         node.op, np.mean
     )
+    if x.dtype == np.float32 and _reduces_nothing(x.shape, axes):
+        shape = reduced_shape(x.shape, axes, keepdims)
+        return [np.full(shape, OF_NOTHING[_kernel_name(node)], np.float32)]
     wide = x.astype(np.float64) if x.dtype == np.float32 else x
     return [np.asarray(function(wide, axis=axes, keepdims=keepdims)).astype(x.dtype)]
 
@@ -84,18 +87,27 @@ def lower(node: Node, program: Lowering) -> None:
     if x.dtype != np.float32:
         raise UnsupportedError(f"{node.op} of {x.dtype} is not supported, only float32")
     axes, keepdims = parse(node)
-    if math.prod(x.static_shape[a] for a in axes) == 0:
-        raise UnsupportedError(f"{node.op} of nothing")
     if math.prod(y.static_shape) == 0:
         return
+    if _reduces_nothing(x.static_shape, axes):
+        full = np.full(y.static_shape, OF_NOTHING[_kernel_name(node)], np.float32)
+        program.alias(y, Value(y.name, y.dtype, y.shape, full))
+        return
     outputs, reduced = reduction_nests(x, y, axes, keepdims)
-    name = "ReduceMean" if node.op == "GlobalAveragePool" else node.op
     program.emit(
-        KERNELS[name],
+        KERNELS[_kernel_name(node)],
         x=program.operand(x),
         y=program.operand(y),
         **nest_fields(outputs, reduced),
     )
+
+
+def _kernel_name(node: Node) -> str:
+    return "ReduceMean" if node.op == "GlobalAveragePool" else node.op
+
+
+def _reduces_nothing(shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
+    return math.prod(shape[a] for a in axes) == 0
 
 
 def extents(row: Mapping[str, int]) -> list[Extent]:
@@ -204,6 +216,8 @@ def _declare(
 
 
 INF = np.float32(np.inf)
+# what no elements reduce to (ONNX ReduceMax, opset 20); the mean is 0 / 0
+OF_NOTHING = {"ReduceMean": np.nan, "ReduceSum": 0.0, "ReduceMax": -np.inf, "ReduceMin": np.inf}
 KERNELS = {
     "ReduceMean": _declare("ReduceMean", np.float32(0), _add, _add16, sum_lanes_f32x16),
     "ReduceSum": _declare("ReduceSum", np.float32(0), _add, _add16, sum_lanes_f32x16),

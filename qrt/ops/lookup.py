@@ -7,18 +7,25 @@ such a table, exact by construction. An int8 tensor is looked up by its byte (-1
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from qrt.errors import UnsupportedError
 from qrt.ir import Node
-from qrt.jit.declare import Extent, kernel, slots
+from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.ops.dispatch import best_kernel
 from qrt.ops.sizes import product
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
-from qrt.simd.memory import as_f32, as_u8, operand
+from qrt.simd.memory import as_f32, as_u8, bits_f32, operand
 from qrt.simd.scalar import share
-from qrt.simd.tables import lookup_u8x32_avx2, lookup_u8x64_avx512, lookup_u8x64_vbmi
+from qrt.simd.tables import (
+    lookup_f32x64_vbmi,
+    lookup_u8x16_sse41,
+    lookup_u8x32_avx2,
+    lookup_u8x64_avx512,
+    lookup_u8x64_vbmi,
+)
 
 # `rows` of `n` elements each; x is contiguous, rows of y are `y_stride` elements apart
 FIELDS = ("x", "table", "y", "rows", "n", "y_stride")
@@ -55,8 +62,11 @@ def emit_lookup(
     if rows > 1 and n == y_stride:
         rows, n, y_stride = 1, rows * n, rows * n
     kernels = FLOAT_KERNELS if table.dtype == np.float32 else KERNELS
+    kernel = best_kernel(kernels, program.features)
+    if kernel.name in PLANES:
+        table = table.view(np.uint8).reshape(256, -1).T
     program.emit(
-        best_kernel(kernels, program.features),
+        kernel,
         x=x,
         table=program.constant(table),
         y=y,
@@ -84,103 +94,75 @@ def float_extents(row: Mapping[str, int]) -> list[Extent]:
     return _extents(row, 4)
 
 
-@kernel("lookup_u8", FIELDS, extents, family="lookup_u8")
-def lookup_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    x = as_u8(operand(row, X, arena, constants))
-    table = as_u8(operand(row, TABLE, arena, constants))
-    y = as_u8(operand(row, Y, arena, constants))
-    n = row[COUNT]
-    start, stop = share(row[ROWS] * n, thread, threads, GRAIN)
-    i = start
-    while i < stop:
-        shift = i // n * (row[Y_STRIDE] - n)
-        end = min(stop, i - i % n + n)
-        for k in range(i, end):
-            y[k + shift] = table[x[k]]
-        i = end
-    return 0
+def _declare(
+    name: str, family: str, itemsize: int, width: int, block: Any, features: tuple[str, ...]
+) -> Kernel:
+    """`block(x, table, y)` looks up `width` bytes; entries of `itemsize` bytes."""
+    as_entry = as_u8 if itemsize == 1 else as_f32
+    planes = name in PLANES
+
+    @helper
+    def single(table, code):  # type: ignore[no-untyped-def]
+        if planes:
+            bits = np.int64(0)
+            for k in range(itemsize):
+                bits |= np.int64(as_u8(table)[256 * k + code]) << 8 * k
+            return bits_f32(np.int32(bits))
+        return as_entry(table)[code]
+
+    @kernel(
+        name,
+        FIELDS,
+        extents if itemsize == 1 else float_extents,
+        family=family,
+        features=features,
+    )
+    def lookup_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+        x = operand(row, X, arena, constants)
+        table = operand(row, TABLE, arena, constants)
+        y = operand(row, Y, arena, constants)
+        n = row[COUNT]
+        gap = row[Y_STRIDE] - n
+        start, stop = share(row[ROWS] * n, thread, threads, GRAIN)
+        i = start
+        while i < stop:
+            target = y + itemsize * (i // n * gap)
+            end = min(stop, i - i % n + n)
+            while i + width <= end:
+                block(x + i, table, target + itemsize * i)
+                i += width
+            while i < end:
+                as_entry(target)[i] = single(table, as_u8(x)[i])
+                i += 1
+        return 0
+
+    return lookup_kernel
 
 
-@kernel("lookup_u8_avx2", FIELDS, extents, family="lookup_u8", features=("avx2",))
-def lookup_avx2_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    x = operand(row, X, arena, constants)
-    table = operand(row, TABLE, arena, constants)
-    y = operand(row, Y, arena, constants)
-    n = row[COUNT]
-    start, stop = share(row[ROWS] * n, thread, threads, GRAIN)
-    i = start
-    while i < stop:
-        target = y + i // n * (row[Y_STRIDE] - n)
-        end = min(stop, i - i % n + n)
-        while i + 32 <= end:
-            lookup_u8x32_avx2(x + i, table, target + i)
-            i += 32
-        while i < end:
-            as_u8(target)[i] = as_u8(table)[as_u8(x)[i]]
-            i += 1
-    return 0
+@helper
+def _eight_bytes(x, table, y):  # type: ignore[no-untyped-def]
+    for i in range(8):
+        as_u8(y)[i] = as_u8(table)[as_u8(x)[i]]
 
 
-@kernel("lookup_u8_avx512", FIELDS, extents, family="lookup_u8", features=("avx512",))
-def lookup_avx512_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    x = operand(row, X, arena, constants)
-    table = operand(row, TABLE, arena, constants)
-    y = operand(row, Y, arena, constants)
-    n = row[COUNT]
-    start, stop = share(row[ROWS] * n, thread, threads, GRAIN)
-    i = start
-    while i < stop:
-        target = y + i // n * (row[Y_STRIDE] - n)
-        end = min(stop, i - i % n + n)
-        while i + 64 <= end:
-            lookup_u8x64_avx512(x + i, table, target + i)
-            i += 64
-        while i < end:
-            as_u8(target)[i] = as_u8(table)[as_u8(x)[i]]
-            i += 1
-    return 0
+@helper
+def _eight_floats(x, table, y):  # type: ignore[no-untyped-def]
+    for i in range(8):
+        as_f32(y)[i] = as_f32(table)[as_u8(x)[i]]
 
 
-@kernel(
-    "lookup_u8_avx512vbmi", FIELDS, extents, family="lookup_u8", features=("avx512", "avx512vbmi")
+PLANES = ("lookup_u8_f32_avx512vbmi",)  # kernels that take the bytes of a table's entries apart
+_VBMI = ("avx512", "avx512vbmi")
+KERNELS = (
+    _declare("lookup_u8_avx512vbmi", "lookup_u8", 1, 64, lookup_u8x64_vbmi, _VBMI),
+    _declare("lookup_u8_avx512", "lookup_u8", 1, 64, lookup_u8x64_avx512, ("avx512",)),
+    _declare("lookup_u8_avx2", "lookup_u8", 1, 32, lookup_u8x32_avx2, ("avx2",)),
+    _declare("lookup_u8_sse41", "lookup_u8", 1, 16, lookup_u8x16_sse41, ("sse41",)),
+    _declare("lookup_u8", "lookup_u8", 1, 8, _eight_bytes, ()),
 )
-def lookup_vbmi_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    x = operand(row, X, arena, constants)
-    table = operand(row, TABLE, arena, constants)
-    y = operand(row, Y, arena, constants)
-    n = row[COUNT]
-    start, stop = share(row[ROWS] * n, thread, threads, GRAIN)
-    i = start
-    while i < stop:
-        target = y + i // n * (row[Y_STRIDE] - n)
-        end = min(stop, i - i % n + n)
-        while i + 64 <= end:
-            lookup_u8x64_vbmi(x + i, table, target + i)
-            i += 64
-        while i < end:
-            as_u8(target)[i] = as_u8(table)[as_u8(x)[i]]
-            i += 1
-    return 0
-
-
-@kernel("lookup_u8_f32", FIELDS, float_extents, family="lookup_u8_f32")
-def lookup_f32_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    x = as_u8(operand(row, X, arena, constants))
-    table = as_f32(operand(row, TABLE, arena, constants))
-    y = as_f32(operand(row, Y, arena, constants))
-    n = row[COUNT]
-    start, stop = share(row[ROWS] * n, thread, threads, GRAIN)
-    i = start
-    while i < stop:
-        shift = i // n * (row[Y_STRIDE] - n)
-        end = min(stop, i - i % n + n)
-        for k in range(i, end):
-            y[k + shift] = table[x[k]]
-        i = end
-    return 0
-
-
-KERNELS = (lookup_vbmi_kernel, lookup_avx512_kernel, lookup_avx2_kernel, lookup_kernel)
-FLOAT_KERNELS = (lookup_f32_kernel,)
+FLOAT_KERNELS = (
+    _declare("lookup_u8_f32_avx512vbmi", "lookup_u8_f32", 4, 64, lookup_f32x64_vbmi, _VBMI),
+    _declare("lookup_u8_f32", "lookup_u8_f32", 4, 8, _eight_floats, ()),
+)
 
 SPEC = OpSpec("Lookup", "qrt", infer, reference, lower, layout="any")
