@@ -18,7 +18,7 @@ from qrt.bench import rival
 from qrt.bench.cases import SHAPES, Case, all_cases, choose_cases
 from qrt.bench.families import BY_NAME, FAMILIES
 from qrt.bench.models import random_inputs
-from qrt.bench.runner import prepare, program_of
+from qrt.bench.runner import dot_limit_of, prepare, program_of
 from qrt.errors import InputError
 from qrt.jit.declare import KERNELS
 from qrt.program.program import Program
@@ -67,6 +67,14 @@ def test_every_kernel_family_has_a_shape() -> None:
     wanted = {(k.family, k.features) for k in KERNELS.values() if k.features <= usable}
     missing = {(f, tuple(sorted(needs))) for f, needs in wanted - found if f not in NOT_TIMED}
     assert not missing, f"no case of qrt/bench/cases.py runs {sorted(missing)}"
+
+
+def test_products_are_held_to_their_own_instructions() -> None:
+    """The loop's features are those of the kernel, for every row of the tables of products."""
+    for kernel in KERNELS.values():
+        if kernel.family in ("gemm", "depthwise") and "_f32_" not in kernel.name:
+            limit = dot_limit_of([kernel.name])
+            assert set(limit.features) == kernel.features, (kernel.name, limit.family)
 
 
 def test_multiply_adds() -> None:

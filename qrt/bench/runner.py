@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -18,7 +18,7 @@ from qrt.bench import machine
 from qrt.bench.cases import Case
 from qrt.bench.models import constants_nbytes, empty, random_inputs
 from qrt.bench.rival import Rival, prepare_rival
-from qrt.gemm.limits import FLOAT_LIMITS, DotLimit
+from qrt.gemm.limits import DOT_LIMITS, FLOAT_LIMITS, DotLimit
 from qrt.jit.declare import KERNELS
 from qrt.loader import load_graph
 from qrt.program import build_program
@@ -256,10 +256,20 @@ def time_turn(enter: Callable[[], Any], seconds: float) -> list[float]:
     return taken
 
 
+def dot_limit_of(kernels: Sequence[str]) -> DotLimit:
+    """The dot loop of the instructions that `kernels` use.
+
+    That is the one of the family that a kernel is named after,
+    else the newest whose features they need.
+    """
+    words = {word for name in kernels for word in name.split("_")}
+    needed = frozenset().union(*(KERNELS[name].features for name in kernels))
+    named = [limit for limit in DOT_LIMITS if limit.family in words]
+    return named[0] if named else machine.dot_limit(needed)
+
+
 def _dots(prepared: Prepared) -> Limit | None:
-    """The dot loop of the instructions that the case's kernels use."""
-    needed = frozenset().union(*(KERNELS[name].features for name in prepared.kernels))
-    return _loop(prepared, machine.dot_limit(needed), 1)
+    return _loop(prepared, dot_limit_of(prepared.kernels), 1)
 
 
 def _fma(prepared: Prepared) -> Limit | None:
