@@ -178,6 +178,8 @@ SHAPES: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("bert_qkv", (128, 768, 768)),
         ("bert_ffn_up", (128, 3072, 768)),
         ("resnet50_fc", (1, 1000, 2048)),
+        ("bert_scores", (128, 128, 64), "two_inputs"),
+        ("lstm_gates", (16, 512, 128), "added"),
     ),
     "conv_f32": (
         ("resnet50_stem", (224, 224, 3, 64, 7, 2)),

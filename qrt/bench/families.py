@@ -19,8 +19,8 @@ class Family:
     `variants` are the builders of `models` by name, the first the usual one. `unit` is of the
     rate: GMAC/s, GFLOP/s (two per multiply-add) or GB/s. `limits` are what may bound it, of which
     the lowest counts: `dots`, the dot loop of the kernel's instructions on registers; `fma`, the
-    same in float32; `read` and `copy`, the bandwidth at the footprint of the weights, or of the
-    operands. `macs` are multiply-adds by dims.
+    same in float32; `read`, reading the weights; `copy`, copying as many bytes as the operands
+    have. `macs` are multiply-adds by dims.
     """
 
     name: str
@@ -195,9 +195,13 @@ FAMILIES: tuple[Family, ...] = (
         "gemm_f32",
         "float32 products",
         MNK,
-        {"f32": models.matmul_f32},
+        {
+            "weights": models.matmul_f32,
+            "two_inputs": models.matmul_f32_two_inputs,
+            "added": models.gemm_f32_added,
+        },
         "GFLOP/s",
-        ("fma",),
+        ("fma", "read"),
         _product,
     ),
     Family(

@@ -198,6 +198,17 @@ def matmul_f32(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
     return d.output(d.node("MatMul", d.input(F32, (m, k)), d.weights(k, n, dtype=F32)))
 
 
+def matmul_f32_two_inputs(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
+    """float32 (m, k) * (k, n), both computed by the network, as in attention."""
+    return d.output(d.node("MatMul", d.input(F32, (m, k)), d.input(F32, (k, n))))
+
+
+def gemm_f32_added(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
+    """float32 (m, k) * weights (k, n) + a computed (m, n)."""
+    x, c = d.input(F32, (m, k)), d.input(F32, (m, n))
+    return d.output(d.node("Gemm", x, d.weights(k, n, dtype=F32), c))
+
+
 # convolutions
 
 

@@ -289,20 +289,24 @@ def _loop(prepared: Prepared, limit: DotLimit, per_mac: int) -> Limit:
 
 
 def _read(prepared: Prepared) -> Limit | None:
+    """The time that reading the weights takes at least."""
     return _stream(prepared, prepared.weight_nbytes, copies=False)
 
 
 def _copy(prepared: Prepared) -> Limit | None:
-    return _stream(prepared, prepared.footprint // 2, copies=True)
+    """The time that moving as many bytes as are read and written takes."""
+    return _stream(prepared, prepared.footprint, copies=True)
 
 
-def _stream(prepared: Prepared, nbytes: int, *, copies: bool) -> Limit:
+def _stream(prepared: Prepared, nbytes: int, *, copies: bool) -> Limit | None:
+    if not nbytes:
+        return None
     features, threads = prepared.features, prepared.threads
+    span = nbytes // 2 if copies else nbytes
 
     def rate() -> float:
-        return machine.stream_rate(
-            features, nbytes, copies=copies, threads=threads, runs=LIMIT_RUNS
-        )
+        found = machine.stream_rate(features, span, copies=copies, threads=threads, runs=LIMIT_RUNS)
+        return prepared.rate(nbytes / found / 1e9)
 
     return Limit("copy" if copies else "read", rate)
 
