@@ -99,6 +99,7 @@ def _dots(lines: Any) -> int:
 def gemm_loop(tile: TileSpec, nv: int, target: Target, mr: int) -> Loop:
     """The inner loop of an mr x nv tile."""
     module = ir.Module()
+    module.triple = target.triple
     dot = FAMILIES[tile.family]
     epilogue = "f32" if tile.types == "f32" else "u8"
     build_tile(module, "tile", dot, mr, nv, BUILDERS[epilogue])
@@ -109,6 +110,7 @@ def gemm_loop(tile: TileSpec, nv: int, target: Target, mr: int) -> Loop:
 def depthwise_loop(family: str, target: Target) -> Loop:
     """The loop of a 3-wide depthwise tile, stride 1: one group of kernel rows, 4 pixels."""
     module = ir.Module()
+    module.triple = target.triple
     dot = DOTS[family, 4]
     build_depthwise_tile(module, "tile", dot, 4, (3, 1), BUILDERS["u8"])
     return Loop(inner_loop(assembly(target, module)), 4 * 16 * 3 * dot.rows)

@@ -158,6 +158,8 @@ class _Rebuilder:
             return lambda *args: 0
         if isinstance(declared, Helper):
             return self.function(declared.fn)
+        if name == "widen_pieces":
+            return _widen(trace)
         made = _enclosed(declared.fn)
         if "heights" in made:
             return _tile(trace, made["family"], made["heights"], made["widths"], made["epilogue"])
@@ -203,7 +205,8 @@ def _tile(
         if a["sums"]:
             trace.touch(a["sums"], 4 * a["m"])
         if a["taps"] * a["groups"]:
-            trace.touch(a["panel"], a["taps"] * a["groups"] * nr * spec.weight_nbytes)
+            weight_nbytes = 4 if spec.words else spec.weight_nbytes  # a group is one pair of words
+            trace.touch(a["panel"], a["taps"] * a["groups"] * nr * weight_nbytes)
             for slot in range(a["taps"] * mr):
                 at = wrap(a["rows"] + 8 * slot)
                 trace.touch(at, 8)
@@ -211,6 +214,20 @@ def _tile(
         itemsize = 1 if epilogue == "u8" else 4
         for r in range(a["m"]):
             trace.touch(wrap(a["out"] + r * a["ldc"]), a["n"] * itemsize, writes=True)
+        return 0
+
+    return run
+
+
+def _widen(trace: Trace) -> Any:
+    """The generated copy, by the contract in `qrt.gemm.widen`."""
+
+    def run(table: int, step: int, taps: int, nbytes: int, out: int) -> int:
+        for tap in trace.counted(taps):
+            slot = wrap(table + tap * step)
+            trace.touch(slot, 8)
+            trace.touch(trace.words[slot], nbytes)
+            trace.touch(out + tap * nbytes * 2, 2 * nbytes, writes=True)
         return 0
 
     return run

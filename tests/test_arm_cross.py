@@ -9,10 +9,9 @@ import re
 import struct
 from itertools import product
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from llvmlite import ir
+from cross import assembly, empty_module
 
 from qrt.gemm.depthwise_table import DEPTHWISE
 from qrt.gemm.depthwise_tile import DOTS
@@ -42,20 +41,6 @@ def machine_of(body: bytes) -> int:
     """e_machine of an ELF file."""
     assert body[:4] == b"\x7fELF"
     return int(struct.unpack_from("<H", body, 18)[0])
-
-
-def assembly(module: ir.Module, level: str) -> str:
-    """AArch64 assembly of `module` for a CPU of `level`."""
-    target = target_for(frozenset(ARM_LEVELS[level]), "aarch64")
-    module.triple = target.triple
-    for fn in module.functions:
-        if not fn.is_declaration:
-            fn.linkage = "external"
-    machine = target.machine()
-    parsed = llvm.parse_assembly(str(module))
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
-    builder.getModulePassManager().run(parsed, builder)
-    return str(machine.emit_assembly(parsed))
 
 
 def some_kernels() -> list[Kernel]:
@@ -104,9 +89,9 @@ def test_a_kernel_needs_no_feature_of_its_target() -> None:
 def test_tiles_use_their_instruction(tile: TileSpec, epilogue: str) -> None:
     dot = FAMILIES[tile.family]
     for mr, nv in [(tile.mr, nv) for nv in tile.widths] + [(1, tile.nv)]:
-        module = ir.Module()
+        module = empty_module("aarch64")
         build_tile(module, "tile", dot, mr, nv, BUILDERS[epilogue])
-        text = assembly(module, tile.family)
+        text = assembly(module, ARM_LEVELS[tile.family])
         for instruction in INSTRUCTIONS[tile.family]:
             assert text.count(f"\t{instruction}\t") >= mr * nv * dot.block_groups, (mr, nv)
         if epilogue == "u8":
@@ -117,19 +102,19 @@ def test_tiles_use_their_instruction(tile: TileSpec, epilogue: str) -> None:
 def test_float_tiles_multiply_by_element(tile: TileSpec) -> None:
     dot = FAMILIES[tile.family]
     for mr, nv in product(tile.heights, tile.widths):
-        module = ir.Module()
+        module = empty_module("aarch64")
         build_tile(module, "tile", dot, mr, nv, BUILDERS["f32"])
-        found = re.findall(r"\tfmla\t.*\.s\[[0-3]\]", assembly(module, "neon"))
+        found = re.findall(r"\tfmla\t.*\.s\[[0-3]\]", assembly(module, ARM_LEVELS["neon"]))
         assert len(found) >= mr * nv * dot.block_groups, (mr, nv)
 
 
 @pytest.mark.parametrize("spec", ARM_DEPTHWISE, ids=lambda s: s.kernel_name)
 def test_depthwise_tiles_use_their_instruction(spec: object) -> None:
     family = spec.family  # type: ignore[attr-defined]
-    module = ir.Module()
+    module = empty_module("aarch64")
     build_depthwise_tile(module, "tile", DOTS[family, 4], 4, (3, 1), BUILDERS["u8"])
     wanted = {"neon": "smlal", "dotprod": "sdot", "i8mm": "usdot"}[family]
-    assert f"\t{wanted}\t" in assembly(module, family)
+    assert f"\t{wanted}\t" in assembly(module, ARM_LEVELS[family])
 
 
 def test_no_tile_spills() -> None:

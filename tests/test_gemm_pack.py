@@ -34,7 +34,7 @@ def panels_of(n: int, tile: TileSpec) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("tile, epilogue", ROWS)
 @pytest.mark.parametrize("taps, channels", [(1, 1), (1, 4), (1, 5), (3, 2), (2, 8), (9, 3)])
 def test_weights(tile: TileSpec, epilogue: str, taps: int, channels: int) -> None:
-    """Byte by byte from the module's words: panel, tap, group, vector, lane, k.
+    """Byte by byte from the module's words: panel, tap, group, column, k.
 
     A column's ramp of weights says its own (column, tap, channel), so a wrong place shows as what
     stands there instead.
@@ -53,26 +53,24 @@ def test_weights(tile: TileSpec, epilogue: str, taps: int, channels: int) -> Non
                 order = column_order(nv, tile.lanes, epilogue)
                 for tap in range(taps):
                     for group in range(groups):
-                        for vector in range(nv):
-                            nbytes = tile.lanes * tile.weight_nbytes
-                            got = _lanes(packed[at : at + nbytes], tile)
-                            at += nbytes
-                            columns = order[vector * tile.lanes : (vector + 1) * tile.lanes]
-                            want = _expected(w, [first + c for c in columns], tap, group)
-                            message = f"n {n} panel {first} tap {tap} group {group} vector {vector}"
-                            np.testing.assert_array_equal(got, want, message)
+                        nbytes = nv * tile.lanes * tile.weight_nbytes
+                        got = _columns(packed[at : at + nbytes], tile)
+                        at += nbytes
+                        want = _expected(w, [first + c for c in order], tap, group)
+                        message = f"n {n} panel {first} tap {tap} group {group}"
+                        np.testing.assert_array_equal(got, want, message)
             assert at == packed.size
 
 
-def _lanes(raw: Any, tile: TileSpec) -> Any:
-    """(lanes, 4) weights of one vector: bytes, pairs (k0, k1) of all lanes, then (k2, k3), or
-    int16 pairs (k0, k2) of all lanes, then (k1, k3)."""
+def _columns(raw: Any, tile: TileSpec) -> Any:
+    """(columns, 4) weights of one group: int16 pairs (k0, k1) of all columns, then (k2, k3); or,
+    vector by vector, bytes, or pairs (k0, k1) of all lanes, then (k2, k3)."""
+    if tile.words:
+        return raw.view(np.int16).reshape(2, -1, 2).transpose(1, 0, 2).reshape(-1, KR)
     if tile.pairs:
-        return raw.view(np.int8).reshape(2, tile.lanes, 2).transpose(1, 0, 2).reshape(-1, KR)
-    if tile.weight_nbytes == 4:
-        return raw.view(np.int8).reshape(tile.lanes, KR)
-    pairs = raw.view(np.int16).reshape(2, tile.lanes, 2)
-    return np.stack([pairs[0, :, 0], pairs[1, :, 0], pairs[0, :, 1], pairs[1, :, 1]], axis=1)
+        vectors = raw.view(np.int8).reshape(-1, 2, tile.lanes, 2)
+        return vectors.transpose(0, 2, 1, 3).reshape(-1, KR)
+    return raw.view(np.int8).reshape(-1, KR)
 
 
 def _expected(w: Any, columns: list[int], tap: int, group: int) -> Any:

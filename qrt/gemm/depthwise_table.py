@@ -37,10 +37,14 @@ class DepthwiseSpec:
         return f"depthwise_u8s8_{self.family}"
 
 
-# 4 pixels x 4 vectors of sums + 4 of weights + 1: 21 of 32 registers (AVX512); 2 x 4 + 4 + 1 of 16
+# 4 pixels x 4 vectors of sums + 4 of weights + 1: 21 of 32 registers (AVX512, NEON); 2 x 4 + 4 + 1
+# of 16 (AVX2, SSE)
 DEPTHWISE: tuple[DepthwiseSpec, ...] = (
-    DepthwiseSpec("vnni", 4, (16, 8), 4, np.int8, ("avx512", "avx512vnni")),
-    DepthwiseSpec("madd", 2, (8,), 2, np.int16, ("avx2",)),
+    DepthwiseSpec("vnni512", 4, (16, 8), 4, np.int8, ("avx512", "avx512vnni")),
+    DepthwiseSpec("vnni256", 4, (8,), 2, np.int8, ("avx2", "avxvnni")),
+    DepthwiseSpec("madd512", 2, (16, 8), 4, np.int16, ("avx512",)),
+    DepthwiseSpec("madd256", 2, (8,), 2, np.int16, ("avx2",)),
+    DepthwiseSpec("madd128", 2, (4,), 2, np.int16, ("sse41",)),
     DepthwiseSpec("i8mm", 4, (4,), 4, np.int8, ("neon", "i8mm")),
     DepthwiseSpec("dotprod", 4, (4,), 4, np.int8, ("neon", "dotprod"), x_offset=128),
     DepthwiseSpec("neon", 2, (4,), 4, np.int16, ("neon",), planar=True),

@@ -18,10 +18,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from qrt.gemm.dots import flip_signs, sdot, usdot
+from qrt.gemm.dots import flip_signs, pmaddwd, sdot, usdot, vpdpbusd
 from qrt.gemm.tile import I8, I16, I32, I64, const, declare, load, store
-
-VNNI = ("avx512", "avx512vnni")
 
 ARGUMENTS = (
     "scratch",  # interleaved columns, at the first pixel's first column
@@ -241,17 +239,6 @@ def _interleave_pairs(b: Any, rows: list[Any]) -> list[Any]:
     return result
 
 
-def _vpdpbusd(b: Any, acc: Any, x: Any, w: Any) -> Any:
-    vec = acc.type
-    dp = declare(b.module, f"llvm.x86.avx512.vpdpbusd.{32 * vec.count}", vec, [vec, vec, vec])
-    return b.call(dp, [acc, b.bitcast(x, vec), b.bitcast(w, vec)])
-
-
-def _vpmaddwd(b: Any, acc: Any, x: Any, w: Any) -> Any:
-    madd = declare(b.module, "llvm.x86.avx2.pmadd.wd", acc.type, [x.type, x.type])
-    return b.add(acc, b.call(madd, [x, w]))
-
-
 def _interleave_flipped(b: Any, rows: list[Any]) -> list[Any]:
     """`_interleave_quads` of x - 128, for s8 dot products."""
     return _interleave_quads(b, [flip_signs(b, row) for row in rows])
@@ -279,10 +266,16 @@ def _smlal(b: Any, acc: Any, x: Any, w: Any) -> Any:
     return acc
 
 
+VNNI, VEX_VNNI = ("avx512", "avx512vnni"), ("avx2", "avxvnni")
+# family, lanes of a block -> how it interleaves and multiplies
 DOTS = {
-    ("vnni", 16): DepthwiseDot(4, 16, VNNI, _interleave_quads, _vpdpbusd, I8),
-    ("vnni", 8): DepthwiseDot(4, 8, VNNI, _interleave_quads, _vpdpbusd, I8),
-    ("madd", 8): DepthwiseDot(2, 8, ("avx2",), _interleave_pairs, _vpmaddwd, I16),
+    ("vnni512", 16): DepthwiseDot(4, 16, VNNI, _interleave_quads, vpdpbusd, I8),
+    ("vnni512", 8): DepthwiseDot(4, 8, VNNI, _interleave_quads, vpdpbusd, I8),
+    ("vnni256", 8): DepthwiseDot(4, 8, VEX_VNNI, _interleave_quads, vpdpbusd, I8),
+    ("madd512", 16): DepthwiseDot(2, 16, ("avx512",), _interleave_pairs, pmaddwd, I16),
+    ("madd512", 8): DepthwiseDot(2, 8, ("avx512",), _interleave_pairs, pmaddwd, I16),
+    ("madd256", 8): DepthwiseDot(2, 8, ("avx2",), _interleave_pairs, pmaddwd, I16),
+    ("madd128", 4): DepthwiseDot(2, 4, ("sse41",), _interleave_pairs, pmaddwd, I16),
     ("i8mm", 4): DepthwiseDot(4, 4, ("neon", "i8mm"), _interleave_quads, usdot, I8),
     ("dotprod", 4): DepthwiseDot(4, 4, ("neon", "dotprod"), _interleave_flipped, sdot, I8),
     ("neon", 4): DepthwiseDot(2, 4, ("neon",), _widen_beside, _smlal, I16),

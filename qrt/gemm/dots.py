@@ -13,57 +13,52 @@ _BYTES = ir.VectorType(I8, 16)  # a NEON register
 _SUMS = ir.VectorType(I32, 4)
 
 
-def _vnni_step(b: Any, acc: Any, operands: Any, weights: Any) -> Any:
-    vec = ir.VectorType(I32, 16)
-    dp = declare(b.module, "llvm.x86.avx512.vpdpbusd.512", vec, [vec, vec, vec])
-    return b.call(dp, [acc, operands, weights])
+def _vpdpbusd(lanes: int, features: tuple[str, ...]) -> Dot:
+    """vpdpbusd: each int32 lane gains four u8 * s8 products, no saturation in between.
 
-
-# vpdpbusd: each int32 lane gains four u8 * s8 products, no saturation in between
-VNNI512 = Dot(
-    lanes=16,
-    weight_nbytes=4,
-    features=("avx512", "avx512vnni"),
-    expand=lambda b, dword: splat(b, dword, 16),
-    weights=lambda b, address: load(b, address, ir.VectorType(I32, 16), 64),
-    step=_vnni_step,
-)
-
-
-def _madd_expand(b: Any, dword: Any) -> tuple[Any, Any]:
-    """Bytes (0, 2) and (1, 3) of the dword as int16 pairs, in every lane."""
-    both = b.bitcast(splat(b, dword, 8), ir.VectorType(I16, 16))
-    even = b.and_(both, splat_const(0x00FF, I16, 16))
-    odd = b.lshr(both, splat_const(8, I16, 16))
-    return even, odd
-
-
-def _madd_weights(b: Any, address: Any) -> tuple[Any, Any]:
-    vec = ir.VectorType(I16, 16)
-    return load(b, address, vec, 32), load(b, b.add(address, const(32)), vec, 32)
-
-
-def _madd_step(b: Any, acc: Any, operands: Any, weights: Any) -> Any:
-    madd = declare(
-        b.module,
-        "llvm.x86.avx2.pmadd.wd",
-        ir.VectorType(I32, 8),
-        [ir.VectorType(I16, 16), ir.VectorType(I16, 16)],
+    LLVM writes it as AVX512 does or as AVX-VNNI does ({vex}), by what `features` allow.
+    """
+    vec = ir.VectorType(I32, lanes)
+    return Dot(
+        lanes=lanes,
+        weight_nbytes=4,
+        features=features,
+        expand=lambda b, dword: splat(b, dword, lanes),
+        weights=lambda b, address: load(b, address, vec, 4 * lanes),
+        step=vpdpbusd,
     )
-    for a, w in zip(operands, weights, strict=True):
-        acc = b.add(acc, b.call(madd, [a, w]))
-    return acc
 
 
-# vpmaddwd on int16 pairs: |u8 * s8| * 2 < 2**17, so nothing saturates, unlike vpmaddubsw
-MADD256 = Dot(
-    lanes=8,
-    weight_nbytes=8,
-    features=("avx2",),
-    expand=_madd_expand,
-    weights=_madd_weights,
-    step=_madd_step,
-)
+def vpdpbusd(b: Any, acc: Any, x: Any, w: Any) -> Any:
+    """Each int32 lane gains four u8 * s8 products, wrapping."""
+    vec = acc.type
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * vec.count}"
+    dot = declare(b.module, name, vec, [vec, vec, vec])
+    return b.call(dot, [acc, b.bitcast(x, vec), b.bitcast(w, vec)])
+
+
+_PMADDWD = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}
+
+
+def pmaddwd(b: Any, acc: Any, x: Any, w: Any) -> Any:
+    """Each int32 lane gains two s16 * s16 products, wrapping: none of u8 * s8 pairs saturates."""
+    words = ir.VectorType(I16, 2 * acc.type.count)
+    name = f"llvm.x86.{_PMADDWD[acc.type.count]}"
+    madd = declare(b.module, name, acc.type, [words, words])
+    return b.add(acc, b.call(madd, [b.bitcast(x, words), b.bitcast(w, words)]))
+
+
+def _words(lanes: int, features: tuple[str, ...]) -> Dot:
+    """pmaddwd on activations and weights that are int16 already: a dword is a pair of them."""
+    vec = ir.VectorType(I32, lanes)
+    return Dot(
+        lanes=lanes,
+        weight_nbytes=4,
+        features=features,
+        expand=lambda b, dword: splat(b, dword, lanes),
+        weights=lambda b, address: load(b, address, vec, 4 * lanes),
+        step=pmaddwd,
+    )
 
 
 def _load_bytes(b: Any, address: Any) -> Any:
@@ -169,8 +164,12 @@ def splat_const(value: int, ty: Any, lanes: int) -> Any:
 
 
 FAMILIES = {
-    "vnni512": VNNI512,
-    "madd256": MADD256,
+    "vnni512": _vpdpbusd(16, ("avx512", "avx512vnni")),
+    "vnni256": _vpdpbusd(8, ("avx2", "avxvnni")),
+    "vnni256vl": _vpdpbusd(8, ("avx512", "avx512vnni")),
+    "madd512": _words(16, ("avx512",)),
+    "madd256": _words(8, ("avx2",)),
+    "madd128": _words(4, ("sse41",)),
     "i8mm": I8MM,
     "dotprod": DOTPROD,
     "neon": NEON,

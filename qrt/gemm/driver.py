@@ -24,6 +24,7 @@ from qrt.gemm.extents import (
 )
 from qrt.gemm.table import EPILOGUES, FLOAT_EPILOGUE, FLOAT_TILES, TILES, TileSpec
 from qrt.gemm.tiles import tiles as tile_functions
+from qrt.gemm.widen import widen_rows
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.simd.memory import as_i32, as_i64, as_u8, operand
 from qrt.simd.scalar import share
@@ -36,7 +37,7 @@ FIELDS = (
     "sums",  # int32 row sums of the activations, used when has_sums
     "pad",  # a row of x zero points, as long as a tap's channels
     "limits",
-    "rows",  # scratch: `rows_nbytes` per thread
+    "rows",  # scratch: `work_nbytes` per thread
     "has_sums",
     *GEOMETRY,
     "x_pixel",  # bytes from pixel to pixel, row to row, image to image, group to group
@@ -185,6 +186,7 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
     itemsize = 1 if epilogue == "u8" else 4
     heights, widths = tile.heights, tile.widths
     full_nv = tile.nv
+    words = tile.words
     run_tile = tile_functions(tile, epilogue)
 
     def product(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
@@ -195,7 +197,12 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
         n = row[N]
         taps = row[KERNEL_H] * row[KERNEL_W]
         k_groups = (row[CHANNELS] + 3) // 4
-        work = operand(row, ROWS, arena, constants) + thread * (3 * LANES + taps * mr + LANES) * 8
+        table_nbytes = (3 * LANES + taps * mr + LANES) * 8
+        work_nbytes = table_nbytes + (mr * taps * k_groups * 8 if words else 0)
+        work = operand(row, ROWS, arena, constants) + thread * work_nbytes
+        # a tile of words sees one tap of pairs
+        tile_taps = 1 if words else taps
+        tile_groups = 2 * taps * k_groups if words else k_groups
         dense = is_dense(row)
         pad = operand(row, PAD, arena, constants)
         limits = operand(row, LIMITS, arena, constants)
@@ -241,6 +248,9 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
                         rows = fill_dense_rows(row, x, work, row_lanes, m0, m)
                     else:
                         rows = fill_rows(row, x, pad, work, row_lanes, height, m, image, oy, ox)
+                    if words:
+                        rows = widen_rows(rows, height, taps, m, k_groups, work,
+                                          work + table_nbytes)  # fmt: skip
                     sums = sums0 + m0 * 4 if row[HAS_SUMS] != 0 else 0
                     for j in range(jc, min(jc + row[BLOCK], p1)):
                         panel = panel0 + j * panel_nbytes
@@ -248,8 +258,8 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
                         valid = min(nr, n - j * nr)
                         nv = full_nv if valid == nr else last_nv
                         out = y + m0 * y_pixel + j * nr * itemsize
-                        run_tile(height, nv, rows, taps, k_groups, panel, columns, sums, out,
-                                 y_pixel, m, valid, limits)  # fmt: skip
+                        run_tile(height, nv, rows, tile_taps, tile_groups, panel, columns, sums,
+                                 out, y_pixel, m, valid, limits)  # fmt: skip
                     if not dense:
                         image, oy, ox = advance(row, mr, image, oy, ox)
         return 0

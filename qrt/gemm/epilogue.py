@@ -4,7 +4,7 @@ u8: y = clamp(round_half_even(f32(acc) * multiplier) + y_zero_point, qmin, qmax)
 already. Narrowing goes through the saturating packs of x86 or NEON (int32 -> int16 -> u8):
 saturation only ever happens to values that the clamp would cut too. cvtps2dq needs
 |acc * multiplier| < 2**31: a declared precondition of these tiles (`max_scaled`), proved from the
-weights at lowering; fcvtns does the same below it. Four lanes are NEON's, eight and more x86's.
+weights at lowering; fcvtns does the same below it. Whose instructions: the module's triple says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from llvmlite import ir
 from qrt.gemm.dots import splat_const
 from qrt.gemm.tile import F32, I1, I8, I16, I32, const, declare, load, splat, store
 
-NEON_LANES = 4
+AVX512_LANES = 16
+_TO_INT = {4: "sse2.cvtps2dq", 8: "avx.cvt.ps2dq.256", 16: "avx512.mask.cvtps2dq.512"}
+_PACKS = {128: "sse2.{}.128", 256: "avx2.{}", 512: "avx512.{}.512"}
+
+
+def is_neon(module: Any) -> bool:
+    """True where the module that is being built is for AArch64."""
+    return str(module.triple).startswith("aarch64")
 
 
 def requantize_u8(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
@@ -71,26 +78,23 @@ def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes:
 def _to_int(b: Any, value: Any, lanes: int) -> Any:
     """Round half to even, float32 to int32 (x86: in the CPU's default rounding mode)."""
     ints, floats = ir.VectorType(I32, lanes), ir.VectorType(F32, lanes)
-    if lanes == NEON_LANES:
+    if is_neon(b.module):
         return b.call(
             declare(b.module, "llvm.aarch64.neon.fcvtns.v4i32.v4f32", ints, [floats]), [value]
         )
+    name = f"llvm.x86.{_TO_INT[lanes]}"
     if lanes == 16:
-        f = declare(
-            b.module, "llvm.x86.avx512.mask.cvtps2dq.512", ints, [floats, ints, I16, I32]
-        )
+        f = declare(b.module, name, ints, [floats, ints, I16, I32])
         return b.call(f, [value, splat_const(0, I32, 16), const(-1, I16), const(4, I32)])
-    f = declare(b.module, "llvm.x86.avx.cvt.ps2dq.256", ints, [floats])
-    return b.call(f, [value])
+    return b.call(declare(b.module, name, ints, [floats]), [value])
 
 
 def _pack(b: Any, a: Any, c: Any, which: str) -> Any:
     """Saturating packs of a and c, by x86's name: each 128-bit lane holds a's half, then c's."""
-    if a.type.count * a.type.element.width == 128:
+    if is_neon(b.module):
         return _join(b, [_narrow(b, part, which) for part in (a, c)])
-    wide = a.type.count * a.type.element.width == 512
     half = ir.VectorType(ir.IntType(a.type.element.width // 2), 2 * a.type.count)
-    name = f"llvm.x86.avx512.{which}.512" if wide else f"llvm.x86.avx2.{which}"
+    name = f"llvm.x86.{_PACKS[a.type.count * a.type.element.width].format(which)}"
     return b.call(declare(b.module, name, half, [a.type, a.type]), [a, c])
 
 
@@ -148,10 +152,10 @@ def _store_row(
     store(b, row, address, itemsize)
     b.branch(after)
     b.position_at_end(partial)
-    if lanes == NEON_LANES:
-        _store_by_halves(b, fn, row, address, arg["n"], itemsize)
-    else:
+    if lanes == AVX512_LANES:
         _store_masked(b, row, address, arg["n"], itemsize)
+    else:
+        _store_by_halves(b, fn, row, address, arg["n"], itemsize)
     b.branch(after)
     b.position_at_end(after)
 
@@ -173,7 +177,7 @@ def _store_masked(b: Any, row: Any, address: Any, n: Any, itemsize: int) -> None
 def _store_by_halves(b: Any, fn: Any, row: Any, address: Any, n: Any, itemsize: int) -> None:
     """The first n < count elements of `row`: for every bit of n so many, by registers' halves.
 
-    NEON has no masked store; LLVM would test every element by itself.
+    Only AVX512 stores bytes by a mask; LLVM would test every element by itself.
     """
     count = row.type.count
     while count > 1:

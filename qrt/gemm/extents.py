@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qrt.gemm.table import TileSpec, padded_columns
+from qrt.gemm.widen import words_nbytes
 from qrt.jit.declare import Extent
 
 # sizes of a convolution, in the order that rows hold them
@@ -58,6 +59,12 @@ def rows_nbytes(taps: int, mr: int) -> int:
     return (3 * LANES + taps * mr + LANES) * 8
 
 
+def work_nbytes(tile: TileSpec, taps: int, channels: int) -> int:
+    """Bytes of scratch of one thread: row pointers, and the widened rows of a tile of words."""
+    words = words_nbytes(taps, -(-channels // 4), tile.mr) if tile.words else 0
+    return rows_nbytes(taps, tile.mr) + words
+
+
 def input_nbytes(row: Mapping[str, int]) -> int:
     """Bytes of x that the taps inside the image reach, from the row's x."""
     reach = {}
@@ -105,7 +112,7 @@ def product_extents(tile: TileSpec, itemsize: int, row: Mapping[str, int]) -> li
         Extent("columns", row["groups"] * padded * 16),
         Extent("pad", row["channels"]),
         Extent("limits", 16),
-        Extent("rows", row["max_threads"] * rows_nbytes(taps, tile.mr), writes=True),
+        Extent("rows", row["max_threads"] * work_nbytes(tile, taps, row["channels"]), writes=True),
     ]
     if row["has_sums"]:
         extents.append(Extent("sums", 4 * m * row["groups"]))

@@ -55,10 +55,15 @@ class DotLimit:
         return self.accumulators * self.lanes * self.macs_per_lane
 
 
-# registers: 26 of 32 (AVX512, NEON), 14 of 16 (AVX2), 9 of 15 (scalar)
+# registers: 26 of 32 (AVX512, NEON; 19 and products where the instruction does not add), 14 of 16
+# (AVX2, SSE), 9 of 15 (scalar)
 DOT_LIMITS: tuple[DotLimit, ...] = (
     DotLimit("vnni512", ("avx512", "avx512vnni"), 24, 1, 1, 16, 4, ("u1", "i1")),
+    DotLimit("vnni256", ("avx2", "avxvnni"), 12, 1, 1, 8, 4, ("u1", "i1")),
+    DotLimit("madd512", ("avx512",), 12, 4, 3, 16, 2, ("i2", "i2")),
     DotLimit("madd256", ("avx2",), 8, 4, 2, 8, 2, ("i2", "i2")),
+    DotLimit("madd128", ("sse41",), 8, 4, 2, 4, 2, ("i2", "i2")),
+    DotLimit("vnni256vl", ("avx512", "avx512vnni"), 12, 1, 1, 8, 4, ("u1", "i1")),
     DotLimit("i8mm", ("neon", "i8mm"), 24, 1, 1, 4, 4, ("u1", "i1")),
     DotLimit("dotprod", ("neon", "dotprod"), 24, 1, 1, 4, 4, ("i1", "i1")),
     DotLimit("neon", ("neon",), 16, 4, 2, 4, 2, ("i1", "i1")),
@@ -85,11 +90,11 @@ def _step(b: Any, limit: DotLimit, acc: Any, factor: Any, weight: Any) -> Any:
     """acc plus the products of one instruction (two, where it does not add by itself)."""
     from llvmlite import ir
 
-    from qrt.gemm.dots import multiply_pairs, sdot, usdot
+    from qrt.gemm.dots import FAMILIES, multiply_pairs, sdot, usdot
     from qrt.gemm.float_dots import FLOAT_FAMILIES
-    from qrt.gemm.tile import I8, I16, declare
+    from qrt.gemm.tile import I8
 
-    vec, family = acc.type, limit.family
+    family = limit.family
     if limit.is_float:
         return FLOAT_FAMILIES[family].step(b, acc, factor, weight)
     if family in ("i8mm", "dotprod"):
@@ -99,13 +104,8 @@ def _step(b: Any, limit: DotLimit, acc: Any, factor: Any, weight: Any) -> Any:
     if family == "neon":
         halves = [_low_bytes(b, v) for v in (factor, weight)]
         return multiply_pairs(b, acc, *halves)
-    if family == "vnni512":
-        dot = declare(b.module, "llvm.x86.avx512.vpdpbusd.512", vec, [vec] * 3)
-        return b.call(dot, [acc, factor, weight])
-    if family == "madd256":
-        words = ir.VectorType(I16, 16)
-        madd = declare(b.module, "llvm.x86.avx2.pmadd.wd", vec, [words, words])
-        return b.add(acc, b.call(madd, [b.bitcast(factor, words), b.bitcast(weight, words)]))
+    if family != "portable":
+        return FAMILIES[family].step(b, acc, factor, weight)
     return b.add(acc, b.mul(factor, weight))
 
 

@@ -58,10 +58,10 @@ def pack_weights(w: Array, tile: TileSpec, epilogue: str) -> Array:
             # k0 k1 of all lanes, then k2 k3
             split = block.reshape(taps, groups, nv, tile.lanes, 2, 2)
             block = np.ascontiguousarray(split.transpose(0, 1, 2, 4, 3, 5))
-        if tile.weight_nbytes == 8:
-            # int16 pairs (k0, k2) of all lanes, then (k1, k3): what vpmaddwd multiplies
-            pairs = block.astype(np.int16).reshape(taps, groups, nv, tile.lanes, 2, 2)
-            block = np.ascontiguousarray(pairs.transpose(0, 1, 2, 5, 3, 4))
+        if tile.words:
+            # int16 pairs (k0, k1) of all vectors, then (k2, k3): a group of the tile is one pair
+            words = block.astype(np.int16).reshape(taps, groups, nv, tile.lanes, 2, 2)
+            block = np.ascontiguousarray(words.transpose(0, 1, 4, 2, 3, 5))
         parts.append(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
         column += nv * tile.lanes
     return np.concatenate(parts) if parts else np.zeros(0, np.uint8)

@@ -23,7 +23,7 @@ FIELDS = (
     "padded",  # columns of all panels
     "nr",  # columns of a full panel
     "lanes",
-    "weight_nbytes",  # 4: bytes k0 k1 k2 k3; 8: int16 pairs (k0, k2) of all lanes, then (k1, k3)
+    "weight_nbytes",  # 4: bytes k0 k1 k2 k3; 8: int16 pairs (k0, k1) of all vectors, then (k2, k3)
     "x_zero_point",
     "x_offset",  # what the tile subtracts from x before it multiplies
     "pairs",  # bytes (k0, k1) of all lanes, then (k2, k3)
@@ -79,14 +79,14 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
         total = 0
         for g in range(groups):
             at = base + (g * width + vector * lanes) * row[WEIGHT_NBYTES]
+            pairs_at = base + (2 * g * width + inside) * 4
             for i in range(4):
                 value = 0
                 if not is_padding and g * 4 + i < k:
                     value = w[(g * 4 + i) * n + column]
                 total += value
                 if wide:
-                    half = i % 2
-                    as_i16(at + ((half * lanes + lane) * 2 + i // 2) * 2)[0] = np.int16(value)
+                    as_i16(pairs_at + i // 2 * width * 4 + i % 2 * 2)[0] = np.int16(value)
                 elif row[PAIRS] != 0:
                     as_i8(at + ((i // 2) * lanes + lane) * 2 + i % 2)[0] = np.int8(value)
                 else:

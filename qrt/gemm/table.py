@@ -17,7 +17,8 @@ class TileSpec:
     tiles have, tallest (MR) first: the last rows of a product, and all rows of a short one (GEMV),
     take the lowest tile that holds them. A tile that multiplies x - `x_offset` needs `x_offset`
     times the weights' sums in the bias. `pairs` says that in a vector of weights, k0 k1 of all
-    lanes lie before k2 k3.
+    lanes lie before k2 k3. `words` says that the tile multiplies pairs of int16: the driver widens
+    the rows of a tile once for all panels (`widen.py`).
     """
 
     family: str
@@ -28,6 +29,7 @@ class TileSpec:
     features: tuple[str, ...]
     x_offset: int = 0
     pairs: bool = False
+    words: bool = False
     types: str = "u8s8"
 
     @property
@@ -65,13 +67,20 @@ EPILOGUES = ("u8", "f32")
 LOAD, EPILOGUE, START = 2, 5, 50
 
 # accumulators + weight vectors + one broadcast fill the registers: 24 + 4 + 1 of 32 (6x4) and
-# 24 + 2 + 1 (12x2) with AVX512; 8 + 2 * 2 + 2 of 16 (4x2) with AVX2. NEON holds 16 bytes of every
-# row: 20 + 5 + 4 of 32 and 0x80 (5x4); without dot products 12 + 3 + 4, 0x80, 4 indices, products;
-# one row more spills, by llvm-mca: 6x4 dotprod 77 % of neoverse-n1's peak, 5x4 94 %
+# 24 + 2 + 1 (12x2) with AVX512; 12 + 2 + 1 of 16 (6x2) with 256-bit vectors, and one for products
+# where the instruction does not add. NEON holds 16 bytes of every row: 20 + 5 + 4 of 32 and 0x80
+# (5x4); without dot products 12 + 3 + 4, 0x80, 4 indices, products; one row more spills, by
+# llvm-mca: 6x4 dotprod 77 % of neoverse-n1's peak, 5x4 94 %
+_VNNI, _VEX_VNNI = ("avx512", "avx512vnni"), ("avx2", "avxvnni")
 TILES: tuple[TileSpec, ...] = (
-    TileSpec("vnni512", (6, 5, 4, 3, 2, 1), (4, 2, 1), 16, 4, ("avx512", "avx512vnni")),
-    TileSpec("vnni512", (12, 10, 8, 6, 4, 3, 2, 1), (2, 1), 16, 4, ("avx512", "avx512vnni")),
-    TileSpec("madd256", (4, 3, 2, 1), (2,), 8, 8, ("avx2",)),
+    TileSpec("vnni512", (6, 5, 4, 3, 2, 1), (4, 2, 1), 16, 4, _VNNI),
+    TileSpec("vnni512", (12, 10, 8, 6, 4, 3, 2, 1), (2, 1), 16, 4, _VNNI),
+    TileSpec("vnni256", (6, 4, 2, 1), (2, 1), 8, 4, _VEX_VNNI),
+    TileSpec("madd512", (6, 4, 2, 1), (4, 2, 1), 16, 8, ("avx512",), words=True),
+    TileSpec("madd256", (6, 4, 2, 1), (2, 1), 8, 8, ("avx2",), words=True),
+    TileSpec("madd128", (4, 2, 1), (2, 1), 4, 8, ("sse41",), words=True),
+    # the tile of AVX-VNNI in the other encoding: never chosen, but it runs where that one does not
+    TileSpec("vnni256vl", (6, 4, 2, 1), (2, 1), 8, 4, _VNNI),
     TileSpec("i8mm", (5, 4, 3, 2, 1), (4, 2, 1), 4, 4, ("neon", "i8mm")),
     TileSpec("dotprod", (5, 4, 3, 2, 1), (4, 2, 1), 4, 4, ("neon", "dotprod"), x_offset=128),
     TileSpec("neon", (3, 2, 1), (4, 2, 1), 4, 4, ("neon",), x_offset=128, pairs=True),

@@ -10,7 +10,7 @@ from qrt.errors import UnsupportedError
 from qrt.gemm.blocking import block_panels
 from qrt.gemm.choice import fastest, measures, modelled
 from qrt.gemm.driver import PRODUCTS, row_sums_kernel
-from qrt.gemm.extents import rows_nbytes
+from qrt.gemm.extents import rows_nbytes, work_nbytes
 from qrt.gemm.pack import KR, column_positions, pack_columns, pack_weights, panel_nbytes
 from qrt.gemm.pack_kernel import pack_kernel
 from qrt.gemm.table import TileSpec, padded_columns, select_tile
@@ -156,7 +156,7 @@ def emit_product(
         sums=sums,
         pad=pad,
         limits=program.constant(np.array(limits, np.int32)),
-        rows=program.scratch(threads * rows_nbytes(taps, tile.mr)),
+        rows=program.scratch(threads * work_nbytes(tile, taps, channels)),
     )
 
 
