@@ -6,6 +6,7 @@ Rates are of this moment: on a machine that others use, measure them beside what
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -51,13 +52,19 @@ class Bound:
     arena: Any
 
     def seconds(self, threads: int = 1) -> float:
-        """Wall time of one run by `threads` threads, from the first start to the last end."""
+        """Wall time of one run by `threads` threads, from the first start to the last end.
+
+        Each has a CPU of its own: this is what the machine can do, not what the system makes of it.
+        """
         if threads == 1:
             return _stop(self._run(0, 1))
         spans: list[tuple[float, float]] = []
         gate = threading.Barrier(threads)
+        cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
 
         def work(thread: int) -> None:
+            if cpus:
+                os.sched_setaffinity(0, {cpus[thread % len(cpus)]})
             gate.wait()
             spans.append(self._run(thread, threads))
 

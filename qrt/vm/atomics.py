@@ -92,16 +92,18 @@ def pause(typingctx: Any) -> Any:
     return types.int64(), codegen
 
 
-def _libc(name: str, parameters: int, what: str) -> Any:
-    # int name(void *, ...): every argument is passed as a whole register
+def _libc(name: str, parameters: int, what: str, *, wide: bool = False) -> Any:
+    # int (or, if `wide`, long) name(void *, ...): every argument is passed as a whole register
     def call(typingctx: Any, *arguments: Any) -> Any:
         from llvmlite import ir
         from numba import types
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             word = ir.IntType(64)
-            fn = _external(builder, ir.FunctionType(ir.IntType(32), [word] * parameters), name)
-            return builder.sext(builder.call(fn, list(args)), word)
+            result = word if wide else ir.IntType(32)
+            fn = _external(builder, ir.FunctionType(result, [word] * parameters), name)
+            answer = builder.call(fn, list(args))
+            return answer if wide else builder.sext(answer, word)
 
         return types.int64(*[types.int64] * parameters), codegen
 
@@ -113,10 +115,14 @@ def _libc(name: str, parameters: int, what: str) -> Any:
 
         def typed(typingctx: Any, a: Any) -> Any:  # type: ignore[misc]
             return call(typingctx, a)
-    else:
+    elif parameters == 2:
 
         def typed(typingctx: Any, a: Any, b: Any) -> Any:  # type: ignore[misc]
             return call(typingctx, a, b)
+    else:
+
+        def typed(typingctx: Any, a: Any, b: Any, c: Any) -> Any:  # type: ignore[misc]
+            return call(typingctx, a, b, c)
 
     typed.__name__ = name
     typed.__doc__ = what
@@ -124,10 +130,19 @@ def _libc(name: str, parameters: int, what: str) -> Any:
 
 
 sched_yield = _libc("sched_yield", 0, "Let another thread have this core.")
+sched_getcpu = _libc("sched_getcpu", 0, "Number of the CPU that this thread runs on, or -1.")
+sched_setaffinity = _libc(
+    "sched_setaffinity", 3, "Let thread `a` (0: this one) run on the CPUs of `b` bytes at `c` only."
+)
+this_thread = _libc("pthread_self", 0, "What pthread functions call this thread.", wide=True)
+getaffinity = _libc(
+    "pthread_getaffinity_np", 3, "Write the CPUs of pthread `a` to the `b` bytes at `c`."
+)
 clock_gettime = _libc("clock_gettime", 2, "Write (seconds, ns) of clock `a` to address `b`.")
 mutex_lock = _libc("pthread_mutex_lock", 1, "Lock the mutex at an address.")
 mutex_unlock = _libc("pthread_mutex_unlock", 1, "Unlock the mutex at an address.")
 cond_signal = _libc("pthread_cond_signal", 1, "Wake the thread that waits at a condition.")
+cond_broadcast = _libc("pthread_cond_broadcast", 1, "Wake all threads that wait at a condition.")
 cond_wait = _libc("pthread_cond_wait", 2, "Wait at condition `a`, mutex `b` given up meanwhile.")
 
 

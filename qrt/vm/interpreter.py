@@ -1,8 +1,7 @@
 """The interpreter: a native function that walks rows and calls the kernel each one names.
 
-It is declared and compiled like a kernel, so one signature serves all: its "row" is a call block
-(see `state`). `vm_run` is the caller's thread; `vm_serve` is a worker of a pool, which waits for
-call blocks in its mailbox.
+It is declared and compiled like a kernel, so one signature serves all: its "row" is a call block or
+a pool block (see `state`). `vm_run` is the caller's thread; `vm_serve` is a worker of a pool.
 """
 
 from __future__ import annotations
@@ -17,49 +16,47 @@ from qrt.vm.atomics import (
     atomic_claim,
     atomic_load,
     atomic_store,
-    atomic_swap,
     call_kernel,
-    clock_gettime,
-    cond_signal,
-    cond_wait,
-    mutex_lock,
-    mutex_unlock,
-    pause,
-    sched_yield,
+    this_thread,
 )
+from qrt.vm.seats import box_of, keep_apart, sit
 from qrt.vm.state import (
     ARENA,
     ARRIVED,
-    ASLEEP,
-    BOX_WORDS,
-    BOXES,
     BUSY,
     CLOCK,
-    CONDITION,
     CONSTANTS,
     DONE,
-    EMPTY,
     FAILURE,
-    MAIL,
-    MUTEX,
+    LAST_END,
+    LAST_NS,
+    LEADER,
     N_ROWS,
+    NEVER,
+    NEXT_TEAM,
     PASSED,
     POOL,
-    POOL_CLOCK,
     ROWS,
     SECONDS,
     SPIN_NS,
     STAMPS,
     STOP,
-    THREADS,
-    TIME,
+    TEAM_BITS,
+    TICKET_CALL,
+    TICKET_EXPECTED,
+    TICKET_MET,
+    TICKET_ROW,
+    TICKET_THREAD,
     WIDTH,
     WORD,
     WORKERS,
 )
+from qrt.vm.team import admit, await_ready, dismiss, leave, offer, receive, withdraw
+from qrt.vm.waiting import now_ns, ring, wait
 
-SPINS = 400  # pauses of about 45 ns; longer than any barrier takes when every thread has a core
-LOOKS = 32  # pauses between two looks at the clock
+PATIENCE = 16  # the caller waits for workers for this part of the time that a run takes
+PATIENCE_NS = (2_000, 100_000)  # at least and at most
+SHORT_NS = 100_000  # a run shorter than two wake-ups wakes nobody, unless runs follow closely
 
 
 def extents(row: Mapping[str, int]) -> list[Extent]:
@@ -67,92 +64,102 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
 
 
 @helper
-def now_ns(clock, address):  # type: ignore[no-untyped-def]
-    """Nanoseconds of `clock`; two words at `address` are overwritten."""
-    clock_gettime(clock, address)
-    time = as_i64(address)
-    return time[0] * 1000000000 + time[1]
+def meet(call, pool, worker, met, expected):  # type: ignore[no-untyped-def]
+    """Wait until `expected` threads came to barrier `met` (from 1) or before; returns the team.
+
+    0 when the run has failed.
+    """
+    if atomic_add(pool + WORD * ARRIVED, 1) + 1 == expected:
+        team = atomic_load(pool + WORD * NEXT_TEAM)
+        atomic_store(pool + WORD * PASSED, (met << TEAM_BITS) | team)
+        ring(pool)
+        return team
+    return passed(call, pool, worker, met)
 
 
 @helper
-def relax(spins):  # type: ignore[no-untyped-def]
-    """Wait a moment: first by spinning, later by giving the core away."""
-    if spins < SPINS:
-        pause()
-    else:
-        sched_yield()
-    return spins + 1
-
-
-@helper
-def meet(call, met, threads):  # type: ignore[no-untyped-def]
-    """Wait until all threads came to barrier number `met` (from 1); 1 when the run has failed."""
-    if atomic_add(call + WORD * ARRIVED, 1) + 1 == met * threads:
-        atomic_store(call + WORD * PASSED, met)
+def passed(call, pool, worker, met):  # type: ignore[no-untyped-def]
+    """Wait until barrier `met` was passed; returns the team that walks on, 0 after a failure."""
+    wait(pool, worker, pool + WORD * PASSED, met << TEAM_BITS, call + WORD * FAILURE)
+    now = atomic_load(pool + WORD * PASSED)
+    if now >> TEAM_BITS < met:
         return 0
-    spins = 0
-    while atomic_load(call + WORD * PASSED) < met:
-        if atomic_load(call + WORD * FAILURE) != 0:
-            return 1
-        spins = relax(spins)
-    return 0
+    return now & ((1 << TEAM_BITS) - 1)
 
 
 @helper
-def walk(call, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    """Walk the rows as one of `threads`; a status that is not zero stops all of them."""
+def walk(  # type: ignore[no-untyped-def]
+    call, pool, arena, constants, worker, thread, team, first, met, expected, pending
+):
+    """Walk the rows from `first` as thread `thread` of `team`; a failure stops all of them.
+
+    `worker` is the thread's box in the pool. `met` barriers are behind, to which threads came `expected` times. The caller (thread 0) admits
+    the `pending` workers as they become ready. Returns the team at the end.
+    """
     block = as_i64(call)
-    row = block[ROWS]
+    row = block[ROWS] + first * block[WIDTH] * WORD
     stamps = block[STAMPS]
-    met = 0
-    for r in range(block[N_ROWS]):
+    for r in range(first, block[N_ROWS]):
         slots = as_i64(row)
-        if threads > 1 and slots[BARRIER] != 0:
-            met += 1
-            if meet(call, met, threads) != 0:
-                return 0
+        if (team > 1 or pending > 0) and slots[BARRIER] != 0 and r > first:
+            after = team
+            if thread == 0 and pending > 0:
+                workers = as_i64(pool)[WORKERS]
+                after = admit(pool, workers, call, team, r, met + 1, expected + team)
+                if after > team:
+                    pending -= after - team
+                    atomic_store(pool + WORD * NEXT_TEAM, after)
+            if team > 1 or after > 1:
+                met += 1
+                expected += team
+                now = meet(call, pool, worker, met, expected)
+                if now == 0:
+                    return after
+                team = now
         if stamps != 0 and thread == 0:
             as_i64(stamps)[r] = now_ns(block[CLOCK], call + WORD * SECONDS)
-        status = call_kernel(slots[KERNEL], row, arena, constants, thread, threads)
+        status = call_kernel(slots[KERNEL], row, arena, constants, thread, team)
         if status != 0:
             failure = ((r + 1) << 32) | (status & 0xFFFFFFFF)
             atomic_claim(call + WORD * FAILURE, 0, failure)
-            return 0
+            if team > 1:
+                ring(pool)
+            return team
         row += WORD * block[WIDTH]
-    return 0
+    return team
 
 
 @helper
-def post(box, mail):  # type: ignore[no-untyped-def]
-    """Put `mail` into a worker's box, and wake it when it sleeps."""
-    if atomic_swap(box + WORD * MAIL, mail) == ASLEEP:
-        mutex_lock(box + WORD * MUTEX)
-        cond_signal(box + WORD * CONDITION)
-        mutex_unlock(box + WORD * MUTEX)
+def lead(call, pool, arena, constants, threads):  # type: ignore[no-untyped-def]
+    """Walk a call as the caller, with the workers of a pool that is its own."""
+    block, pool_block = as_i64(call), as_i64(pool)
+    pool_block[LEADER] = this_thread()
+    atomic_store(pool + WORD * ARRIVED, 0)
+    atomic_store(pool + WORD * DONE, 0)
+    atomic_store(pool + WORD * PASSED, -1)  # nobody walks before it is known how many do
+    sit(pool, box_of(pool, 0))
+    start = now_ns(block[CLOCK], call + WORD * SECONDS)
+    workers = min(threads - 1, pool_block[WORKERS])
+    last = block[LAST_NS]
+    wake = last == 0 or last >= SHORT_NS or start - pool_block[LAST_END] < pool_block[SPIN_NS]
+    offered = offer(pool, workers, 1 if wake else 0)
+    team = 1
+    if offered > 0:
+        patience = PATIENCE_NS[1]
+        if last > 0:
+            patience = min(max(last // PATIENCE, PATIENCE_NS[0]), PATIENCE_NS[1])
+        await_ready(pool, workers, offered, block[CLOCK], patience)
+        team = admit(pool, workers, call, 1, 0, 0, 0)
+    atomic_store(pool + WORD * NEXT_TEAM, team)
+    atomic_store(pool + WORD * PASSED, team)
+    team = walk(call, pool, arena, constants, 0, 0, team, 0, 0, 0, offered - team + 1)
+    if offered > 0:
+        withdraw(pool, workers)
+    wait(pool, 0, pool + WORD * DONE, team - 1, pool + WORD * NEVER)
+    end = now_ns(block[CLOCK], call + WORD * SECONDS)
+    block[LAST_NS] = max(end - start, 1)
+    pool_block[LAST_END] = end
     return 0
-
-
-@helper
-def receive(box, clock, spin_ns):  # type: ignore[no-untyped-def]
-    """The next mail of a worker: spins for `spin_ns`, then sleeps."""
-    mail = box + WORD * MAIL
-    deadline = now_ns(clock, box + WORD * TIME) + spin_ns
-    looks = 0
-    while atomic_load(mail) == EMPTY:
-        pause()
-        looks += 1
-        if looks < LOOKS:
-            continue
-        looks = 0
-        if now_ns(clock, box + WORD * TIME) < deadline:
-            sched_yield()
-            continue
-        if atomic_claim(mail, EMPTY, ASLEEP) != 0:
-            mutex_lock(box + WORD * MUTEX)
-            while atomic_load(mail) == ASLEEP:
-                cond_wait(box + WORD * CONDITION, box + WORD * MUTEX)
-            mutex_unlock(box + WORD * MUTEX)
-    return atomic_load(mail)
 
 
 @kernel("vm_run", (), extents, family="vm")
@@ -160,23 +167,12 @@ def run_kernel(call_block, arena, constants, thread, threads):  # type: ignore[n
     """Run a call block, with the pool's workers when nobody else has them; returns the failure."""
     call = address_of(call_block)
     pool = call_block[POOL]
-    atomic_store(call + WORD * ARRIVED, 0)
-    atomic_store(call + WORD * PASSED, 0)
     atomic_store(call + WORD * FAILURE, 0)
-    atomic_store(call + WORD * DONE, 0)
-    team = 1
     if threads > 1 and pool != 0 and atomic_claim(pool + WORD * BUSY, 0, 1) != 0:
-        team = min(threads, as_i64(pool)[WORKERS] + 1)
-        call_block[THREADS] = team
-        for worker in range(team - 1):
-            post(pool + WORD * (BOXES + worker * BOX_WORDS), call)
-        walk(call, arena, constants, 0, team)
-        spins = 0
-        while atomic_load(call + WORD * DONE) < team - 1:
-            spins = relax(spins)
+        lead(call, pool, arena, constants, threads)
         atomic_store(pool + WORD * BUSY, 0)
     else:
-        walk(call, arena, constants, 0, 1)
+        walk(call, 0, arena, constants, 0, 0, 1, 0, 0, 0, 0)
     stamps = call_block[STAMPS]
     if stamps != 0:
         as_i64(stamps)[call_block[N_ROWS]] = now_ns(call_block[CLOCK], call + WORD * SECONDS)
@@ -184,26 +180,32 @@ def run_kernel(call_block, arena, constants, thread, threads):  # type: ignore[n
 
 
 @kernel("vm_serve", (), extents, family="vm")
-def serve_kernel(pool_block, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    """Worker `thread` (from 1) of a pool: run the call blocks that are posted, until STOP."""
+def serve_kernel(pool_block, arena, constants, worker, threads):  # type: ignore[no-untyped-def]
+    """Worker `worker` (from 1) of a pool: join the runs that are offered, until STOP."""
     pool = address_of(pool_block)
-    box = pool + WORD * (BOXES + (thread - 1) * BOX_WORDS)
-    while True:
-        call = receive(box, pool_block[POOL_CLOCK], pool_block[SPIN_NS])
-        if call == STOP:
-            return 0
-        block = as_i64(call)
-        team = block[THREADS]
-        arena_of_call = as_u8(block[ARENA])
-        constants_of_call = as_u8(block[CONSTANTS])
-        # the box is empty before DONE tells the caller so, who may then post again
-        atomic_store(box + WORD * MAIL, EMPTY)
-        walk(call, arena_of_call, constants_of_call, thread, team)
-        atomic_add(call + WORD * DONE, 1)
+    ticket = as_i64(box_of(pool, worker))
+    while receive(pool, worker) != STOP:
+        call = ticket[TICKET_CALL]
+        thread, row, met = ticket[TICKET_THREAD], ticket[TICKET_ROW], ticket[TICKET_MET]
+        expected = ticket[TICKET_EXPECTED]
+        # the box is free before DONE tells the caller so, who may then offer again
+        leave(pool, worker)
+        keep_apart(pool, worker)
+        team = passed(call, pool, worker, met)
+        if team > 0:
+            block = as_i64(call)
+            arena_of_call, constants_of_call = as_u8(block[ARENA]), as_u8(block[CONSTANTS])
+            walk(
+                call, pool, arena_of_call, constants_of_call, worker, thread, team, row, met,
+                expected, 0,
+            )  # fmt: skip
+        atomic_add(pool + WORD * DONE, 1)
+        ring(pool)
+    return 0
 
 
 @kernel("vm_stop", (), extents, family="vm")
-def stop_kernel(pool_block, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    """Tell worker `thread` (from 1) of a pool to leave."""
-    post(address_of(pool_block) + WORD * (BOXES + (thread - 1) * BOX_WORDS), STOP)
+def stop_kernel(pool_block, arena, constants, worker, threads):  # type: ignore[no-untyped-def]
+    """Tell worker `worker` (from 1) of a pool to leave."""
+    dismiss(address_of(pool_block), worker)
     return 0

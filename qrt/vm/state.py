@@ -1,30 +1,42 @@
 """The words that a run and its threads share, by slot: one block per call, one per pool.
 
-A block is int64 and aligned to a cache line. Words that several threads write stand on lines of
-their own.
+A block is int64 and aligned to a cache line. Words that several threads write stand on pairs of
+lines of their own (a core fetches lines in pairs).
 """
 
 from __future__ import annotations
 
 LINE = 8  # words of a cache line
+PAIR = 2 * LINE
 WORD = 8  # bytes
 
-# call block: constant during a run
-ROWS, N_ROWS, WIDTH, ARENA, CONSTANTS, THREADS, POOL, STAMPS = range(8)
+# call block: constant during a run, but for the last
+ROWS, N_ROWS, WIDTH, ARENA, CONSTANTS, POOL, STAMPS, LAST_NS = range(LINE)  # how long it last took
 CLOCK, SECONDS, NANOSECONDS = range(LINE, LINE + 3)  # the clock of the stamps, and its answer
-# call block: written by all threads of a run
-ARRIVED = 2 * LINE  # threads that came to a barrier, over all barriers of the run
-PASSED = 4 * LINE  # barriers that all threads came to
-FAILURE = 6 * LINE  # 0, else (row + 1) << 32 | status of the first row that failed
-DONE = 8 * LINE  # threads of the pool that have left the run
-CALL_WORDS = 10 * LINE
+FAILURE = PAIR  # 0, else (row + 1) << 32 | status of the first row that failed
+CALL_WORDS = 2 * PAIR
 
-# pool block: header, then one box per worker
-BUSY, WORKERS, POOL_CLOCK, SPIN_NS = range(4)  # BUSY: 1 while a run has the workers
-BOXES = 2 * LINE
-# box of a worker
-MAIL = 0  # EMPTY, ASLEEP, STOP, else the address of the call block to run
-TIME = LINE  # seconds, nanoseconds
-MUTEX, CONDITION = 2 * LINE, 4 * LINE  # pthread objects, at most 128 bytes each
-BOX_WORDS = 6 * LINE
-EMPTY, ASLEEP, STOP = 0, 1, 2
+# pool block: of the pool; BUSY is 1 while a run has the workers, LEADER is that run's thread
+BUSY, WORKERS, POOL_CLOCK, SPIN_NS, LAST_END, LEADER, NEVER = range(7)  # NEVER is always 0
+# pool block: of the run that has the workers
+ARRIVED = PAIR  # threads that came to a barrier, over all barriers of the run
+NEXT_TEAM = ARRIVED + 1  # how many threads walk on from the next barrier
+PASSED = 2 * PAIR  # (barriers that all threads came to) << TEAM_BITS | threads that walk on
+DONE = 3 * PAIR  # workers that have left the run
+SLEEPERS = 4 * PAIR  # threads that sleep, or are about to, until a word of the run changes
+DOOR, BELL = 5 * PAIR, 6 * PAIR  # the mutex and the condition that they sleep at
+BOXES = 7 * PAIR  # one box per thread, the caller's first
+TEAM_BITS = 16
+
+# box of a thread
+MAIL = 0  # a state below
+TICKET_CALL, TICKET_THREAD, TICKET_ROW, TICKET_MET, TICKET_EXPECTED = range(PAIR, PAIR + 5)
+SEAT = 2 * PAIR  # 1 + the CPU on which the thread last found itself
+TIME = 3 * PAIR  # seconds, nanoseconds
+MUTEX, CONDITION = 4 * PAIR, 5 * PAIR  # pthread objects, at most 128 bytes each
+MASK = 6 * PAIR  # a set of CPUs, one bit each
+MASK_WORDS = 128  # 8192 CPUs, the most that Linux can be built for
+BOX_WORDS = MASK + MASK_WORDS
+
+# states of a box: a worker waits, is offered a run, is ready to join it, is admitted to it
+EMPTY, ASLEEP, OFFER, READY, DOZING, ADMITTED, STOP = range(7)  # DOZING: ready, and asleep

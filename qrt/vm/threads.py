@@ -1,8 +1,8 @@
 """Worker threads that walk rows beside the caller's thread, shared by all sessions of a process.
 
-A worker is a Python thread that stays in native code, without the GIL: after a run it spins for
-some tens of microseconds for the next, then sleeps on a condition variable, so that a wake-up never
-waits for the GIL. A run that finds the workers busy walks alone.
+A worker is a Python thread that stays in native code, without the GIL: after a run it waits for the
+next (`waiting` says how), then sleeps on a condition variable, so that a wake-up never waits for the
+GIL. A run that finds the workers busy walks alone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import numpy as np
 from qrt.program.constants import aligned_bytes
 from qrt.vm.native import Machine
 from qrt.vm.state import (
+    BELL,
     BOX_WORDS,
     BOXES,
     CONDITION,
+    DOOR,
     MUTEX,
     POOL_CLOCK,
     SPIN_NS,
@@ -29,7 +31,9 @@ from qrt.vm.state import (
     WORKERS,
 )
 
-SPIN = 50_000  # ns; a wake-up costs about that much, so spinning longer would never pay
+# ns that an idle worker stays awake: a wake-up costs about 50 us, copying an image into the arena
+# and the results out as much again, and it yields its CPU meanwhile
+SPIN = 200_000
 
 _lock = threading.Lock()
 _pools: weakref.WeakValueDictionary[tuple[Machine, int], WorkerPool] = weakref.WeakValueDictionary()
@@ -53,8 +57,9 @@ class WorkerPool:
     def __init__(self, machine: Machine, threads: int) -> None:
         self._machine = machine
         self._workers = threads - 1
-        words = BOXES + self._workers * BOX_WORDS
+        words = BOXES + threads * BOX_WORDS
         self._block = aligned_bytes(words * WORD).view(np.int64)
+        self._block[:] = 0
         self.address = self._block.ctypes.data
         self.stale = True
         # not at exit: workers sleep in native code, and the end of the process takes them along
@@ -72,10 +77,13 @@ class WorkerPool:
             self._block[POOL_CLOCK] = time.CLOCK_MONOTONIC
             self._block[SPIN_NS] = SPIN
             libc = ctypes.CDLL(None)
-            for worker in range(self._workers):
-                box = self.address + WORD * (BOXES + worker * BOX_WORDS)
-                libc.pthread_mutex_init(ctypes.c_void_p(box + WORD * MUTEX), None)
-                libc.pthread_cond_init(ctypes.c_void_p(box + WORD * CONDITION), None)
+            places = [(DOOR, BELL)]
+            for thread in range(self._workers + 1):
+                box = BOXES + thread * BOX_WORDS
+                places.append((box + MUTEX, box + CONDITION))
+            for mutex, condition in places:
+                libc.pthread_mutex_init(ctypes.c_void_p(self.address + WORD * mutex), None)
+                libc.pthread_cond_init(ctypes.c_void_p(self.address + WORD * condition), None)
             self._finalizer.detach()
             self._finalizer = weakref.finalize(
                 self, _stop, self._machine, self._block, self._workers, os.getpid()

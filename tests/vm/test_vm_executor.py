@@ -13,6 +13,7 @@ from qrt.ir import Graph
 from qrt.program import ConstantPool, build_program
 from qrt.simd.features import active_features
 from qrt.vm import ArenaBudget, Executor, time_rows
+from qrt.vm.state import STAMPS
 from tests.machine.graphs import (
     OPS,
     constant,
@@ -185,7 +186,7 @@ def test_stamps_time_every_row() -> None:
     assert times.shape == (7, 4)
     assert (times >= 0).all() and times.sum() > 0
     call, _ = executor.take([np.ones(5000, np.float32)])
-    assert call.block[7] == 0, "later runs take no stamps"
+    assert call.block[STAMPS] == 0, "later runs take no stamps"
 
 
 def test_numba_stays_out_of_this_process() -> None:
