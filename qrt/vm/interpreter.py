@@ -35,6 +35,7 @@ from qrt.vm.state import (
     NEVER,
     NEXT_TEAM,
     PASSED,
+    PATIENCE_NS,
     POOL,
     ROWS,
     SECONDS,
@@ -55,7 +56,7 @@ from qrt.vm.team import admit, await_ready, dismiss, leave, offer, receive, with
 from qrt.vm.waiting import now_ns, ring, wait
 
 PATIENCE = 16  # the caller waits for workers for this part of the time that a run takes
-PATIENCE_NS = (2_000, 100_000)  # at least and at most
+LEAST_PATIENCE_NS = 2_000  # a worker that is awake needs less than one
 SHORT_NS = 100_000  # a run shorter than two wake-ups wakes nobody, unless runs follow closely
 
 
@@ -93,8 +94,9 @@ def walk(  # type: ignore[no-untyped-def]
 ):
     """Walk the rows from `first` as thread `thread` of `team`; a failure stops all of them.
 
-    `worker` is the thread's box in the pool. `met` barriers are behind, to which threads came `expected` times. The caller (thread 0) admits
-    the `pending` workers as they become ready. Returns the team at the end.
+    `worker` is the thread's box in the pool. `met` barriers are behind, to which threads came
+    `expected` times. The caller (thread 0) admits the `pending` workers as they become ready.
+    Returns the team at the end.
     """
     block = as_i64(call)
     row = block[ROWS] + first * block[WIDTH] * WORD
@@ -145,9 +147,9 @@ def lead(call, pool, arena, constants, threads):  # type: ignore[no-untyped-def]
     offered = offer(pool, workers, 1 if wake else 0)
     team = 1
     if offered > 0:
-        patience = PATIENCE_NS[1]
+        patience = pool_block[PATIENCE_NS]
         if last > 0:
-            patience = min(max(last // PATIENCE, PATIENCE_NS[0]), PATIENCE_NS[1])
+            patience = min(max(last // PATIENCE, LEAST_PATIENCE_NS), patience)
         await_ready(pool, workers, offered, block[CLOCK], patience)
         team = admit(pool, workers, call, 1, 0, 0, 0)
     atomic_store(pool + WORD * NEXT_TEAM, team)

@@ -16,8 +16,9 @@ CLOCK, SECONDS, NANOSECONDS = range(LINE, LINE + 3)  # the clock of the stamps, 
 FAILURE = PAIR  # 0, else (row + 1) << 32 | status of the first row that failed
 CALL_WORDS = 2 * PAIR
 
-# pool block: of the pool; BUSY is 1 while a run has the workers, LEADER is that run's thread
-BUSY, WORKERS, POOL_CLOCK, SPIN_NS, LAST_END, LEADER, NEVER = range(7)  # NEVER is always 0
+# pool block: of the pool; BUSY is 1 while a run has the workers, LEADER is that run's thread,
+# PATIENCE_NS how long it waits for workers at most, NEVER is always 0
+BUSY, WORKERS, POOL_CLOCK, SPIN_NS, PATIENCE_NS, LAST_END, LEADER, NEVER = range(LINE)
 # pool block: of the run that has the workers
 ARRIVED = PAIR  # threads that came to a barrier, over all barriers of the run
 NEXT_TEAM = ARRIVED + 1  # how many threads walk on from the next barrier

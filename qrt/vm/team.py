@@ -74,7 +74,7 @@ def count_ready(pool, workers):  # type: ignore[no-untyped-def]
     ready = 0
     for worker in range(1, workers + 1):
         state = atomic_load(box_of(pool, worker) + WORD * MAIL)
-        if state == READY or state == DOZING:
+        if state in (READY, DOZING):
             ready += 1
     return ready
 
@@ -127,7 +127,7 @@ def withdraw(pool, workers):  # type: ignore[no-untyped-def]
         while True:
             # the worker may go from OFFER to READY to DOZING meanwhile, never back
             state = atomic_load(mail)
-            if state == OFFER or state == READY:
+            if state in (OFFER, READY):
                 if atomic_claim(mail, state, EMPTY) != 0:
                     break
             elif state == DOZING:
@@ -148,7 +148,7 @@ def receive(pool, worker):  # type: ignore[no-untyped-def]
     looks = 0
     while True:
         state = atomic_load(mail)
-        if state == ADMITTED or state == STOP:
+        if state in (ADMITTED, STOP):
             return state
         if state == OFFER:
             if atomic_claim(mail, OFFER, READY) != 0:
@@ -169,7 +169,7 @@ def receive(pool, worker):  # type: ignore[no-untyped-def]
             atomic_claim(mail, READY, DOZING)
         mutex_lock(box + WORD * MUTEX)
         state = atomic_load(mail)
-        while state == ASLEEP or state == DOZING:
+        while state in (ASLEEP, DOZING):
             cond_wait(box + WORD * CONDITION, box + WORD * MUTEX)
             state = atomic_load(mail)
         mutex_unlock(box + WORD * MUTEX)
@@ -181,7 +181,7 @@ def dismiss(pool, worker):  # type: ignore[no-untyped-def]
     """Tell a worker to leave."""
     box = box_of(pool, worker)
     state = atomic_swap(box + WORD * MAIL, STOP)
-    if state == ASLEEP or state == DOZING:
+    if state in (ASLEEP, DOZING):
         rouse(box)
     return 0
 

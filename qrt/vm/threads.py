@@ -1,8 +1,8 @@
 """Worker threads that walk rows beside the caller's thread, shared by all sessions of a process.
 
-A worker is a Python thread that stays in native code, without the GIL: after a run it waits for the
-next (`waiting` says how), then sleeps on a condition variable, so that a wake-up never waits for the
-GIL. A run that finds the workers busy walks alone.
+A worker is a Python thread that stays in native code, without the GIL: after a run it waits for
+the next (`team` says how), at last asleep on a condition variable, so that a wake-up never waits
+for the GIL. A run that finds the workers busy walks alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from qrt.vm.state import (
     CONDITION,
     DOOR,
     MUTEX,
+    PATIENCE_NS,
     POOL_CLOCK,
     SPIN_NS,
     WORD,
@@ -34,6 +35,7 @@ from qrt.vm.state import (
 # ns that an idle worker stays awake: a wake-up costs about 50 us, copying an image into the arena
 # and the results out as much again, and it yields its CPU meanwhile
 SPIN = 200_000
+PATIENCE = 100_000  # ns that a run waits at its start for workers that wake up, at most
 
 _lock = threading.Lock()
 _pools: weakref.WeakValueDictionary[tuple[Machine, int], WorkerPool] = weakref.WeakValueDictionary()
@@ -76,6 +78,7 @@ class WorkerPool:
             self._block[:] = 0
             self._block[POOL_CLOCK] = time.CLOCK_MONOTONIC
             self._block[SPIN_NS] = SPIN
+            self._block[PATIENCE_NS] = PATIENCE
             libc = ctypes.CDLL(None)
             places = [(DOOR, BELL)]
             for thread in range(self._workers + 1):

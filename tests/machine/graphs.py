@@ -9,7 +9,12 @@ import numpy as np
 
 from qrt.ir import Graph, Node, Value
 from qrt.ops.spec import Lowering, OpSpec
-from tests.machine.kernels import add_kernel, fail_kernel, rotate_kernel
+from tests.machine.kernels import (
+    add_kernel,
+    fail_kernel,
+    hold_kernel,
+    rotate_kernel,
+)
 
 F32 = np.dtype(np.float32)
 I64 = np.dtype(np.int64)
@@ -43,6 +48,16 @@ def _lower_fail(node: Node, program: Lowering) -> None:
     program.alias(node.outputs[0], node.required(0))
 
 
+def _lower_hold(node: Node, program: Lowering) -> None:
+    program.emit(
+        hold_kernel,
+        orders=program.operand(node.required(0)),
+        census=program.operand(node.required(1)),
+        index=node.attrs["census_row"],
+    )
+    program.alias(node.outputs[0], node.required(1))
+
+
 def _lower_alias(node: Node, program: Lowering) -> None:
     program.alias(node.outputs[0], node.required(0))
 
@@ -53,6 +68,7 @@ OPS: Mapping[tuple[str, str], OpSpec] = {
         "Rotate", "test", _same_as_first, None, _lower_binary(rotate_kernel)
     ),
     ("test", "Fail"): OpSpec("Fail", "test", _same_as_first, None, _lower_fail),
+    ("test", "Hold"): OpSpec("Hold", "test", _same_as_first, None, _lower_hold),
     ("test", "Alias"): OpSpec("Alias", "test", _same_as_first, None, _lower_alias),
 }
 
@@ -107,3 +123,22 @@ def failing_graph(status: int, thread: int, n: int = 20_000) -> Graph:
         node("Rotate", [after, before], last, 3),
     ]
     return Graph(nodes, [x, trigger], [last, armed])
+
+
+CENSUS_ROWS = 8
+
+
+def holding_graph(n: int = 20_000) -> Graph:
+    """Rows that count their threads, and hold one as `orders` say (see `hold_kernel`).
+
+    Outputs: `rotating_chain(1, n)` of x, int64 threads of each of `CENSUS_ROWS` rows.
+    """
+    x, rotated_x = tensor("x", (n,)), tensor("rotated_x", (n,))
+    orders, census = tensor("orders", (8,), I64), tensor("census", (8,), I64)
+    step = constant("step", np.arange(n, dtype=np.float32))
+    nodes, value = [node("Rotate", [x, step], rotated_x)], census
+    for i in range(CENSUS_ROWS):
+        after = tensor(f"census{i}", (8,), I64)
+        nodes.append(node("Hold", [orders, value], after, i + 1, census_row=i))
+        value = after
+    return Graph(nodes, [x, orders, census], [rotated_x, value])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -280,3 +281,58 @@ def test_busy_python_threads_do_not_delay_workers() -> None:
         stop.set()
         for t in hogs:
             t.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_multiprocessing_by_fork_with_a_pool_alive() -> None:
+    run_python(
+        """
+import multiprocessing
+context = multiprocessing.get_context("fork")
+def work(_):
+    for _ in range(10):
+        check()
+    return sum(t.name.startswith("qrt-") for t in threading.enumerate())
+with context.Pool(3) as processes:
+    assert processes.map(work, range(12)) == [1] * 12
+check()
+"""
+    )
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_sigint_ends_a_loop_of_runs(times: int) -> None:
+    """From outside, with workers alive: Python's own traceback and exit, no hang, no crash."""
+    code = PREAMBLE + "print('running', flush=True)\nwhile True:\n    check()\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130), stderr
+    assert "KeyboardInterrupt" in stderr
+
+
+def test_one_session_from_many_python_threads() -> None:
+    run_python(
+        """
+failures = []
+def work():
+    try:
+        for _ in range(30):
+            check()
+    except BaseException as error:
+        failures.append(error)
+threads = [threading.Thread(target=work) for _ in range(6)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+assert not failures, failures
+"""
+    )
