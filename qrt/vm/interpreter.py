@@ -154,6 +154,8 @@ def lead(call, pool, arena, constants, threads):  # type: ignore[no-untyped-def]
         team = admit(pool, workers, call, 1, 0, 0, 0)
     atomic_store(pool + WORD * NEXT_TEAM, team)
     atomic_store(pool + WORD * PASSED, team)
+    if team > 1:
+        ring(pool)
     team = walk(call, pool, arena, constants, 0, 0, team, 0, 0, 0, offered - team + 1)
     if offered > 0:
         withdraw(pool, workers)

@@ -336,3 +336,24 @@ threads = [threading.Thread(target=work) for _ in range(6)]
 assert not failures, failures
 """
     )
+
+
+def test_many_threads_that_come_and_go() -> None:
+    """More threads than CPUs, and pauses about as long as idle workers stay awake."""
+    run_python(
+        """
+import random
+from qrt.vm.state import SPIN_NS
+random.seed(0)
+executor = executor_of(rotating_chain(12, 6_000), threads=4)
+x = np.ones(6_000, np.float32)
+expected = rotated(x, 12)
+check()
+executor._pool._block[SPIN_NS] = 20_000
+for _ in range(20_000):
+    if random.random() < 0.05:
+        time.sleep(random.random() * 4e-4)
+    executor.run([x])
+check()
+"""
+    )
