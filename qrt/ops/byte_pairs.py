@@ -80,7 +80,7 @@ def _one_fixed(a, b, values):  # type: ignore[no-untyped-def]
 @helper
 def _read_sum(row):  # type: ignore[no-untyped-def]
     return (
-        row_f32(row, SUM_A), row_f32(row, SUM_A_SCALE), row_f32(row, SUM_B),
+        np.int32(row[SUM_A]), row_f32(row, SUM_A_SCALE), np.int32(row[SUM_B]),
         row_f32(row, SUM_B_SCALE), row_f32(row, SUM_FACTOR), np.int32(row[SUM_Y]),
         np.int32(row[SUM_QMIN]), np.int32(row[SUM_QMAX]),
     )  # fmt: skip
@@ -89,8 +89,8 @@ def _read_sum(row):  # type: ignore[no-untyped-def]
 @helper
 def _one_sum(a, b, values):  # type: ignore[no-untyped-def]
     a_zero, a_scale, b_zero, b_scale, factor, y_zero, qmin, qmax = values
-    real_a = (np.float32(a) - a_zero) * a_scale
-    real_b = (np.float32(b) - b_zero) * b_scale
+    real_a = (np.float32(a) - np.float32(a_zero)) * a_scale
+    real_b = (np.float32(b) - np.float32(b_zero)) * b_scale
     low, high = np.float32(qmin - y_zero), np.float32(qmax - y_zero)
     return quantize_u8((real_a + real_b) * factor, low, high, y_zero)
 
@@ -98,7 +98,7 @@ def _one_sum(a, b, values):  # type: ignore[no-untyped-def]
 @helper
 def _read_product(row):  # type: ignore[no-untyped-def]
     return (
-        row_f32(row, MUL_A), row_f32(row, MUL_B), row_f32(row, MUL_FACTOR),
+        np.int32(row[MUL_A]), np.int32(row[MUL_B]), row_f32(row, MUL_FACTOR),
         np.int32(row[MUL_Y]), np.int32(row[MUL_QMIN]), np.int32(row[MUL_QMAX]),
     )  # fmt: skip
 
@@ -106,7 +106,7 @@ def _read_product(row):  # type: ignore[no-untyped-def]
 @helper
 def _one_product(a, b, values):  # type: ignore[no-untyped-def]
     a_zero, b_zero, factor, y_zero, qmin, qmax = values
-    product = (np.float32(a) - a_zero) * (np.float32(b) - b_zero)
+    product = (np.float32(a) - np.float32(a_zero)) * (np.float32(b) - np.float32(b_zero))
     low, high = np.float32(qmin - y_zero), np.float32(qmax - y_zero)
     return quantize_u8(product * factor, low, high, y_zero)
 

@@ -47,7 +47,7 @@ def _plain(q: QParams) -> tuple[float, int]:
 def _zero_points(
     a: tuple[float, int], b: tuple[float, int], y: tuple[float, int]
 ) -> dict[str, Any]:
-    return {"a_zero": np.float32(a[1]), "b_zero": np.float32(b[1]), "y_zero": y[1]}
+    return {"a_zero": a[1], "b_zero": b[1], "y_zero": y[1]}
 
 
 @lru_cache(maxsize=4096)

@@ -17,7 +17,8 @@ shifting the whole sum at once):
     scaled_add      round_half_even((A + B) * factor) + y_zero_point, A = (a - a_zero) * a_scale ..
     scaled_product  round_half_even(((a - a_zero) * (b - b_zero)) * factor) + y_zero_point
 
-the last two in float32, every operation rounded, where |.. * factor| < 2**31.
+the last two in float32, every operation rounded, where |.. * factor| < 2**31. A product of codes
+multiplies words of a and of b, whose lower and upper halves unpack to int32 in the same order.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "scaled_add": ("a_zero", "a_scale", "b_zero", "b_scale", "factor", "y_zero"),
     "scaled_product": ("a_zero", "b_zero", "factor", "y_zero"),
 }
-FLOATS = ("a_zero", "a_scale", "b_zero", "b_scale", "factor")
+FLOATS = ("a_scale", "b_scale", "factor")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Isa:
     pack_words: str
     pack_bytes: str
     multiply_add: str
+    multiply_high: str
     round: str
     fused: bool = False  # multiply_add takes the sum as its first operand
 
@@ -54,20 +56,23 @@ _512 = (
     "llvm.x86.avx512.packssdw.512",
     "llvm.x86.avx512.packuswb.512",
 )
+_HIGH_512 = "llvm.x86.avx512.pmulh.w.512"
 _ROUND_512 = "llvm.x86.avx512.mask.cvtps2dq.512"
 ISAS = (
     Isa(
         "avx512vnni", 64, ("avx512", "avx512vnni"), *_512, "llvm.x86.avx512.vpdpwssd.512",
-        _ROUND_512, fused=True,
+        _HIGH_512, _ROUND_512, fused=True,
     ),
-    Isa("avx512", 64, ("avx512",), *_512, "llvm.x86.avx512.pmaddw.d.512", _ROUND_512),
+    Isa(
+        "avx512", 64, ("avx512",), *_512, "llvm.x86.avx512.pmaddw.d.512", _HIGH_512, _ROUND_512
+    ),
     Isa(
         "avx2", 32, ("avx2",), "llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb",
-        "llvm.x86.avx2.pmadd.wd", "llvm.x86.avx.cvt.ps2dq.256",
+        "llvm.x86.avx2.pmadd.wd", "llvm.x86.avx2.pmulh.w", "llvm.x86.avx.cvt.ps2dq.256",
     ),
     Isa(
         "sse41", 16, ("sse41",), "llvm.x86.sse2.packssdw.128", "llvm.x86.sse2.packuswb.128",
-        "llvm.x86.sse2.pmadd.wd", "llvm.x86.sse2.cvtps2dq",
+        "llvm.x86.sse2.pmadd.wd", "llvm.x86.sse2.pmulh.w", "llvm.x86.sse2.cvtps2dq",
     ),
 )  # fmt: skip
 
@@ -97,39 +102,23 @@ def _block(formula: str, isa: Isa, values_type: Any) -> Any:
         ir.VectorType(ir.FloatType(), lanes),
     )
 
-    def unpack(half: int) -> Any:
-        """Interleave the lower (0) or upper (8) bytes of each 16-byte lane of two vectors."""
-        picks = []
-        for lane in range(0, nbytes, 16):
-            for i in range(8):
-                picks += [lane + half + i, nbytes + lane + half + i]
-        return ir.Constant(ir.VectorType(dword, nbytes), picks)
-
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a, b, y, values = args
-        *scalars, qmin, qmax = (
-            builder.extract_value(values, i) for i in range(len(names) + 2)
-        )
+        *scalars, qmin, qmax = (builder.extract_value(values, i) for i in range(len(names) + 2))
         qmin, qmax = (builder.trunc(v, byte) for v in (qmin, qmax))
-        a, b = (
-            builder.load(builder.inttoptr(v, bytes_.as_pointer()), align=1) for v in (a, b)
-        )
+        a, b = (builder.load(builder.inttoptr(v, bytes_.as_pointer()), align=1) for v in (a, b))
         parameters = {
             name: splat(builder, value, floats if name in FLOATS else dwords)
             for name, value in zip(names, scalars, strict=True)
         }
-        zero = ir.Constant(bytes_, [0] * nbytes)
         narrow = declared(builder.module, isa.pack_words, words, [dwords, dwords])
         narrower = declared(builder.module, isa.pack_bytes, bytes_, [words, words])
-        packed = []
-        for side in (0, 8):
-            pairs = builder.shuffle_vector(a, b, unpack(side))
-            sums = []
-            for part in (0, 8):
-                wide = builder.shuffle_vector(pairs, zero, unpack(part))
-                wide = builder.bitcast(wide, dwords)
-                sums.append(_sum(formula, builder, isa, wide, parameters))
-            packed.append(builder.call(narrow, sums))
+        quarters = _products if formula == "scaled_product" else _pairs
+        sums = [
+            _sum(formula, builder, isa, quarter, parameters)
+            for quarter in quarters(builder, isa, a, b, parameters)
+        ]
+        packed = [builder.call(narrow, sums[i : i + 2]) for i in (0, 2)]
         q = builder.call(narrower, packed)
         q = extreme(builder, ">", q, splat(builder, qmin, bytes_))
         q = extreme(builder, "<", q, splat(builder, qmax, bytes_))
@@ -140,18 +129,75 @@ def _block(formula: str, isa: Isa, values_type: Any) -> Any:
     return types.void(i64, i64, i64, values_type), codegen
 
 
+def _unpack(builder: Any, a: Any, b: Any, upper: bool) -> Any:
+    """Interleave the lower or upper halves of each 16-byte lane of two vectors."""
+    from llvmlite import ir
+
+    count = a.type.count
+    per_lane = 128 // a.type.element.width
+    picks = []
+    for lane in range(0, count, per_lane):
+        first = lane + (per_lane // 2 if upper else 0)
+        for i in range(first, first + per_lane // 2):
+            picks += [i, count + i]
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), count), picks))
+
+
+def _pairs(builder: Any, isa: Isa, a: Any, b: Any, p: dict[str, Any]) -> list[Any]:
+    """Words (a, b) of each pair of codes, as four vectors of dwords."""
+    from llvmlite import ir
+
+    zero = _constants(a.type, 0)
+    dwords = ir.VectorType(ir.IntType(32), isa.nbytes // 4)
+    return [
+        builder.bitcast(_unpack(builder, pairs, zero, upper), dwords)
+        for pairs in (_unpack(builder, a, b, side) for side in (False, True))
+        for upper in (False, True)
+    ]
+
+
+def _products(builder: Any, isa: Isa, a: Any, b: Any, p: dict[str, Any]) -> list[Any]:
+    """(a - a_zero) * (b - b_zero) of each pair of codes, as four vectors of dwords."""
+    from llvmlite import ir
+
+    dwords = p["y_zero"].type
+    words = ir.VectorType(ir.IntType(16), 2 * dwords.count)
+    high = declared(builder.module, isa.multiply_high, words, [words, words])
+    result = []
+    for side in (False, True):
+        x, y = (
+            builder.sub(
+                builder.bitcast(_unpack(builder, codes, _constants(codes.type, 0), side), words),
+                _both_words(builder, p[zero], words),
+            )
+            for codes, zero in ((a, "a_zero"), (b, "b_zero"))
+        )
+        halves = builder.mul(x, y), builder.call(high, [x, y])
+        result += [builder.bitcast(_unpack(builder, *halves, u), dwords) for u in (False, True)]
+    return result
+
+
+def _both_words(builder: Any, value: Any, words: Any) -> Any:
+    """The lower words of dwords (not negative) in both words."""
+    shifted = builder.shl(value, _constants(value.type, 16))
+    return builder.bitcast(builder.or_(value, shifted), words)
+
+
 def _constants(vector: Any, value: int) -> Any:
     from llvmlite import ir
 
     return ir.Constant(vector, [value] * vector.count)
 
 
-def _sum(formula: str, builder: Any, isa: Isa, pairs: Any, p: dict[str, Any]) -> Any:
-    """int32 of a vector of pairs."""
+def _sum(formula: str, builder: Any, isa: Isa, quarter: Any, p: dict[str, Any]) -> Any:
+    """int32 of a vector of pairs or products."""
     if formula == "fixed_add":
-        return _fixed_add(builder, isa, pairs, p)
-    real = _scaled_add if formula == "scaled_add" else _product
-    value = real(builder, pairs, p)
+        return _fixed_add(builder, isa, quarter, p)
+    floats = p["factor"].type
+    if formula == "scaled_add":
+        value = _scaled_add(builder, quarter, p)
+    else:
+        value = builder.sitofp(quarter, floats)
     rounded = _round(builder, isa, builder.fmul(value, p["factor"]), p["y_zero"].type)
     return builder.add(rounded, p["y_zero"])
 
@@ -176,25 +222,20 @@ def _multiply_add(builder: Any, isa: Isa, acc: Any, pairs: Any, pair: Any) -> An
     return builder.add(acc, builder.call(product, operands))
 
 
-def _codes(builder: Any, pairs: Any, p: dict[str, Any]) -> tuple[Any, Any]:
-    """float32 of both codes of each pair, less their zero points."""
-    floats = p["a_zero"].type
+def _scaled_add(builder: Any, pairs: Any, p: dict[str, Any]) -> Any:
+    """(a - a_zero) * a_scale + (b - b_zero) * b_scale in float32."""
+    floats = p["factor"].type
     a = builder.and_(pairs, _constants(pairs.type, 0xFFFF))
     b = builder.lshr(pairs, _constants(pairs.type, 16))
     # never negative, so that the signed conversion, the one that every ISA has, is right
-    return (
-        builder.fsub(builder.sitofp(a, floats), p["a_zero"]),
-        builder.fsub(builder.sitofp(b, floats), p["b_zero"]),
-    )
-
-
-def _scaled_add(builder: Any, pairs: Any, p: dict[str, Any]) -> Any:
-    a, b = _codes(builder, pairs, p)
-    return builder.fadd(builder.fmul(a, p["a_scale"]), builder.fmul(b, p["b_scale"]))
-
-
-def _product(builder: Any, pairs: Any, p: dict[str, Any]) -> Any:
-    return builder.fmul(*_codes(builder, pairs, p))
+    reals = [
+        builder.fmul(
+            builder.fsub(builder.sitofp(codes, floats), builder.sitofp(p[f"{x}_zero"], floats)),
+            p[f"{x}_scale"],
+        )
+        for codes, x in ((a, "a"), (b, "b"))
+    ]
+    return builder.fadd(*reals)
 
 
 def _round(builder: Any, isa: Isa, value: Any, ints: Any) -> Any:
