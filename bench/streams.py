@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs as a script
 
-from bench.machine import stream_rate
+from qrt.bench.machine import stream_rate
 from qrt.gemm.limits import GRAIN
 from qrt.ir import Graph, Node, QParams, Value
 from qrt.ops import OPS
