@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from platform import machine as architecture
+from platform import processor
 from typing import Any
 
 from qrt.bench import machine, rival
@@ -76,13 +77,13 @@ def describe_machine(features: frozenset[str], threads: int, *, with_rival: bool
 
 
 def cpu_name() -> str:
-    """The model name that Linux gives, else unknown."""
+    """The model name that Linux gives, else what Python knows of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return "unknown"
+        lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"
+    return names[0] if names else processor() or "unknown"
 
 
 def as_json(found: Machine, measured: Sequence[Measured], version: str) -> dict[str, Any]:

@@ -34,6 +34,8 @@ ROUNDS = 5  # turns of the limits, qrt and the rival
 LIMIT_RUNS = 2  # loops of 2 ms per limit and turn
 WARM_UP_SECONDS = 0.001  # of a turn, untimed: brings one's own data back into the caches
 CALL_SECONDS = 0.01  # of empty calls, and to choose between two forms of the rival
+# between turns of several threads: onnxruntime's idle ones were seen to spin for 40 ms after a run
+PAUSE_SECONDS = 0.06
 DISTURBED = 1.25  # median over best
 MIN_CALLS, MAX_CALLS = 3, 1000  # per turn
 
@@ -203,10 +205,13 @@ def measure(prepared: Prepared, seconds: float) -> Measured:
     sides = [prepared.enter] + ([prepared.rival.enter] if prepared.rival is not None else [])
     times: list[list[float]] = [[] for _ in sides]
     rates: dict[str, list[float]] = {limit.name: [] for limit in prepared.limits}
+    pause = PAUSE_SECONDS if prepared.threads > 1 and len(sides) > 1 else 0.0
     for _ in range(ROUNDS):
+        time.sleep(pause)
         for limit in prepared.limits:
             rates[limit.name].append(limit.rate())
         for enter, taken in zip(sides, times, strict=True):
+            time.sleep(pause)
             taken += time_turn(enter, seconds / ROUNDS / len(sides))
     middles = [median(taken) for taken in times]
     limits = {name: median(found) for name, found in rates.items()}

@@ -16,7 +16,7 @@ DETAILS = (
     " on registers alone, everything else with a copy of as many bytes; and with onnxruntime, where"
     " it is installed, on the same one-operator model and number of threads. Medians of turns that"
     " alternate. Winograd convolutions count the multiply-adds of the direct form, so their share"
-    " may pass 100 %%."
+    " may pass 100 %."
 )
 
 
