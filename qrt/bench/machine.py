@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -164,7 +164,7 @@ def _stream_passes(features: frozenset[str], nbytes: int, copies: bool) -> int:
     return _count(lambda passes: _stream(features, nbytes, copies, passes), SECONDS)
 
 
-@cache
+@lru_cache(maxsize=4)  # one holds twice its bytes, and a case needs at most two
 def _stream(features: frozenset[str], nbytes: int, copies: bool, passes: int) -> Bound:
     kernel = copy_kernel if copies else read_kernel
     room = nbytes + max(nbytes, THREADS * RESULT_NBYTES)

@@ -16,6 +16,7 @@ from qrt.bench.svg import RADIUS, Drawing, axes, mark_shape
 # told apart by colour-blind readers too (Okabe and Ito), darker where a white page needs it
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8860b", "#a8528c", "#4a9fd8", "#808080")
 FLOAT = "_f32"  # ends the names of float32 families
+HINT = "Point at a mark for its shape; while a pale one was measured the machine was busy."
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5c5c5c; --line: #d9d9d9; --page: #fff }
 @media (prefers-color-scheme: dark) {
@@ -30,7 +31,8 @@ svg { width: 100%; height: auto } svg text { font-size: 12px; fill: var(--soft) 
 svg text.roof { fill: var(--ink) }
 line.grid { stroke: var(--line); stroke-width: 1 }
 line.roof { stroke: var(--ink); stroke-width: 1.5 } line.bound { stroke-width: 1.2; opacity: .7 }
-.mark { stroke: var(--page); stroke-width: 1; opacity: .9 } g:hover .mark { stroke: var(--ink) }
+.mark { stroke: var(--page); stroke-width: 1; opacity: .9 }
+.pale { opacity: .35 } g:hover .mark { stroke: var(--ink) }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px } .legend svg { width: 16px; height: 16px;
           vertical-align: -3px; margin-right: 4px }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: 13px; width: 100% }
@@ -77,11 +79,11 @@ def _products(machine: Machine, measured: Sequence[Measured]) -> str:
         drawing.slope(f"read {name} {rate:.4g} GB/s", rate, top)
     looks = _looks(measured)
     for m, rate in zip(measured, rates, strict=True):
-        drawing.point(m.intensity, rate, *looks[m.case.family.name], _tip(m))
+        drawing.point(m.intensity, rate, *looks[m.case.family.name], _tip(m), pale=m.is_disturbed)
     return (
         "<h2>Products and convolutions</h2>"
         "<p>Level lines: dot-product loops on registers. Slopes: reading from each level of memory."
-        " Point at a mark for its shape.</p>"
+        f" {HINT}</p>"
         f"{_legend(looks)}{drawing.svg('roofline of products')}"
     )
 
@@ -102,10 +104,11 @@ def _streams(measured: Sequence[Measured]) -> str:
             colour = looks[m.case.family.name][1]
             drawing.bound(m.footprint, m.rate, m.limit_rate, colour)
     for m in measured:
-        drawing.point(m.footprint, m.rate, *looks[m.case.family.name], _tip(m))
+        drawing.point(m.footprint, m.rate, *looks[m.case.family.name], _tip(m), pale=m.is_disturbed)
     return (
         "<h2>Everything else</h2>"
-        "<p>The tick that a mark hangs from is a copy of as many bytes, measured beside it.</p>"
+        "<p>The tick that a mark hangs from is a copy of as many bytes, measured beside it."
+        f" {HINT}</p>"
         f"{_legend(looks)}{drawing.svg('bandwidth of other kernels')}"
     )
 

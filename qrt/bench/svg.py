@@ -96,10 +96,13 @@ class Drawing:
             f' x="10" y="-5">{escape(text)}</text>'
         )
 
-    def point(self, x: float, y: float, mark: str, colour: str, tip: str) -> None:
+    def point(
+        self, x: float, y: float, mark: str, colour: str, tip: str, *, pale: bool = False
+    ) -> None:
         """A mark, whose `tip` shows when it is pointed at."""
         shape = mark_shape(self.x.at(x), self.y.at(y), mark, colour)
-        self.parts.append(f"<g>{shape}<title>{escape(tip)}</title></g>")
+        kind = ' class="pale"' if pale else ""
+        self.parts.append(f"<g{kind}>{shape}<title>{escape(tip)}</title></g>")
 
     def bound(self, x: float, y: float, limit: float, colour: str) -> None:
         """From a point at (x, y) to its limit above or below, a tick there."""
