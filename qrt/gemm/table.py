@@ -62,9 +62,9 @@ class TileSpec:
 EPILOGUES = ("u8", "f32")
 
 # cycles, fitted to 1 to 196 rows of 8 to 240 columns on one AVX512-VNNI core (0.4 % above the best
-# of two tiles in the mean): a vector of weights from L2, the epilogue of a vector of sums, and what
-# a tile costs before its first product
-LOAD, EPILOGUE, START = 2, 5, 50
+# of two tiles in the mean): 64 bytes of weights from L2, the epilogue of a vector of sums, what a
+# tile costs before its first product, and what a float sum waits for itself
+LOAD, EPILOGUE, START, LATENCY = 2, 5, 50, 4
 
 # accumulators + weight vectors + one broadcast fill the registers: 24 + 4 + 1 of 32 (6x4) and
 # 24 + 2 + 1 (12x2) with AVX512; 12 + 2 + 1 of 16 (6x2) with 256-bit vectors, and one for products
@@ -128,7 +128,9 @@ def cost(m: int, n: int, groups: int, tile: TileSpec) -> float:
     heights = [(tile.mr, m // tile.mr)] + ([(last_height(m, tile), 1)] if m % tile.mr else [])
     cycles = 0.0
     for (nv, panels), (mr, tiles) in product(widths, heights):
-        step = max(mr * nv, mr + nv, LOAD * nv)
+        step = max(mr * nv, mr + nv, LOAD * nv * tile.lanes * tile.weight_nbytes / 64)
+        if tile.types == "f32":
+            step = max(step, LATENCY)
         cycles += panels * tiles * (groups * step + EPILOGUE * mr * nv + START)
     return cycles
 

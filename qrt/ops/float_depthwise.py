@@ -31,6 +31,8 @@ FIELDS = ("x", "w", "bias", "y", "pad", *WINDOW_FIELDS, "max_threads")
     PAD_TOP, PAD_LEFT, PAD_BOTTOM, PAD_RIGHT, DILATION_H, DILATION_W, MAX_THREADS,
 ) = slots(FIELDS)  # fmt: skip
 PIXELS = 4
+# (kernel_w, stride_w) that blocks of their own run, at dilation 1
+SHAPES = ((3, 1), (3, 2), (5, 1), (5, 2))
 
 
 @dataclass(frozen=True)
@@ -88,116 +90,157 @@ def lower_depthwise(
 
 
 @helper
-def source_of(row, image, pad, iy, ix):  # type: ignore[no-untyped-def]
-    """Address of pixel (iy, ix) of the image, or of the pad outside of it."""
-    inside = (iy >= 0) & (iy < row[IH]) & (ix >= 0) & (ix < row[IW])
-    return image + (iy * row[IW] + ix) * 4 * row[CHANNELS] if inside else pad
+def scalar_pixels(row, image, w, bias, y, pad, top, left, m):  # type: ignore[no-untyped-def]
+    """m pixels, channel by channel: for less channels than a block has."""
+    channels, stride_w = row[CHANNELS], row[STRIDE_W]
+    for _ in range(m):
+        for c in range(channels):
+            acc = np.float32(0)
+            for i in range(row[KH]):
+                for j in range(row[KW]):
+                    iy, ix = top + i * row[DILATION_H], left + j * row[DILATION_W]
+                    inside = (iy >= 0) & (iy < row[IH]) & (ix >= 0) & (ix < row[IW])
+                    v = image + (iy * row[IW] + ix) * 4 * channels if inside else pad
+                    weight = as_f32(w)[(i * row[KW] + j) * channels + c]
+                    acc = fma.fma_f32(as_f32(v)[c], weight, acc)
+            as_f32(y)[c] = acc + as_f32(bias)[c]
+        left += stride_w
+        y += 4 * channels
 
 
-@helper
-def scalar_pixel(row, image, w, bias, y, pad, top, left):  # type: ignore[no-untyped-def]
-    """One pixel, channel by channel: for less channels than a block has."""
-    channels = row[CHANNELS]
-    for c in range(channels):
-        acc = np.float32(0)
-        for i in range(row[KH]):
-            for j in range(row[KW]):
-                iy, ix = top + i * row[DILATION_H], left + j * row[DILATION_W]
-                v = as_f32(source_of(row, image, pad, iy, ix))[c]
-                acc = fma.fma_f32(v, as_f32(w)[(i * row[KW] + j) * channels + c], acc)
-        as_f32(y)[c] = acc + as_f32(bias)[c]
+def _make_store(lanes: int) -> Any:
+    """Helper that adds the bias to four sums and stores the first m of them."""
+    load, store = getattr(vectors, f"load_f32x{lanes}"), getattr(vectors, f"store_f32x{lanes}")
+    add = getattr(vectors, f"add_f32x{lanes}")
+
+    def finish(s0, s1, s2, s3, bias, y, step, m):  # type: ignore[no-untyped-def]
+        b = load(bias)
+        store(y, add(s0, b))
+        if m > 1:
+            store(y + step, add(s1, b))
+        if m > 2:
+            store(y + 2 * step, add(s2, b))
+        if m > 3:
+            store(y + 3 * step, add(s3, b))
+
+    return helper(finish)
 
 
-def _make_blocks(lanes: int) -> tuple[Any, Any, Any]:
-    """Helpers of `lanes` channels at a time: one pixel, four, four under a dense 3-wide kernel."""
-    load, store, splat, add = (
-        getattr(vectors, f"{name}_f32x{lanes}") for name in ("load", "store", "splat", "add")
-    )
-    step = getattr(fma, f"fma_f32x{lanes}")
+def _make_pixels(lanes: int, edges: bool, shape: tuple[int, int]) -> Any:
+    """Helper of m <= 4 pixels, `lanes` channels at a time.
 
-    def pixel(row, image, w, bias, y, pad, top, left):  # type: ignore[no-untyped-def]
-        channels, kh, kw = row[CHANNELS], row[KH], row[KW]
-        dilation_h, dilation_w = row[DILATION_H], row[DILATION_W]
+    With `edges` some taps may lie beside the image. `shape` is (kernel_w, stride_w) at dilation 1,
+    known to LLVM, which then loads a column once for all the pixels that meet it; (0, 0) is any.
+    """
+    load, splat = getattr(vectors, f"load_f32x{lanes}"), getattr(vectors, f"splat_f32x{lanes}")
+    step, finish = getattr(fma, f"fma_f32x{lanes}"), _make_store(lanes)
+    shape_kw, shape_stride = shape
+    shape_dilation = 1 if shape_kw else 0
+
+    def pixels(row, image, w, bias, y, pad, top, left, m):  # type: ignore[no-untyped-def]
+        channels, kh = row[CHANNELS], row[KH]
+        ih, iw, nbytes = row[IH], row[IW], 4 * row[CHANNELS]
+        kw = shape_kw if shape_kw else row[KW]
+        stride_w = shape_stride if shape_stride else row[STRIDE_W]
+        dilation_w = shape_dilation if shape_dilation else row[DILATION_W]
+        dilation_h, line = row[DILATION_H], iw * nbytes
         c = 0
         while c < channels:
             at = 4 * min(c, channels - lanes)  # the last block may overlap
-            acc = splat(np.float32(0))
+            s0 = s1 = s2 = s3 = splat(np.float32(0))
             k = w + at
+            zeros = pad + at
             for i in range(kh):
+                iy = top + i * dilation_h
+                width = iw if (iy >= 0) & (iy < ih) else 0  # a line outside has no columns
+                v = image + iy * line + at
                 for j in range(kw):
-                    v = source_of(row, image, pad, top + i * dilation_h, left + j * dilation_w)
-                    acc = step(load(v + at), load(k), acc)
-                    k += 4 * channels
-            store(y + at, add(acc, load(bias + at)))
-            c += lanes
-
-    def pixels(row, image, w, bias, y, pad, top, left):  # type: ignore[no-untyped-def]
-        channels, kh, kw = row[CHANNELS], row[KH], row[KW]
-        ih, nbytes = row[IH], 4 * row[CHANNELS]
-        dilation_h, column_step = row[DILATION_H], row[DILATION_W] * nbytes
-        pixel_step, line = row[STRIDE_W] * nbytes, row[IW] * nbytes
-        c = 0
-        while c < channels:
-            at = 4 * min(c, channels - lanes)
-            s0 = s1 = s2 = s3 = splat(np.float32(0))
-            k = w + at
-            for i in range(kh):
-                iy = top + i * dilation_h
-                inside = (iy >= 0) & (iy < ih)
-                v = (image + iy * line + left * nbytes if inside else pad) + at
-                next_pixel = pixel_step if inside else 0
-                next_column = column_step if inside else 0
-                for _ in range(kw):
+                    x0 = left + j * dilation_w
+                    x1, x2, x3 = x0 + stride_w, x0 + 2 * stride_w, x0 + 3 * stride_w
+                    v0, v1 = v + x0 * nbytes, v + x1 * nbytes
+                    v2, v3 = v + x2 * nbytes, v + x3 * nbytes
+                    if edges:
+                        v0 = v0 if (x0 >= 0) & (x0 < width) else zeros
+                        v1 = v1 if (x1 >= 0) & (x1 < width) else zeros
+                        v2 = v2 if (x2 >= 0) & (x2 < width) else zeros
+                        v3 = v3 if (x3 >= 0) & (x3 < width) else zeros
                     weight = load(k)
-                    s0 = step(load(v), weight, s0)
-                    s1 = step(load(v + next_pixel), weight, s1)
-                    s2 = step(load(v + 2 * next_pixel), weight, s2)
-                    s3 = step(load(v + 3 * next_pixel), weight, s3)
-                    v += next_column
+                    s0 = step(load(v0), weight, s0)
+                    s1 = step(load(v1), weight, s1)
+                    s2 = step(load(v2), weight, s2)
+                    s3 = step(load(v3), weight, s3)
                     k += nbytes
-            b = load(bias + at)
-            store(y + at, add(s0, b))
-            store(y + at + nbytes, add(s1, b))
-            store(y + at + 2 * nbytes, add(s2, b))
-            store(y + at + 3 * nbytes, add(s3, b))
+            finish(s0, s1, s2, s3, bias + at, y + at, nbytes, m)
             c += lanes
 
-    def pixels3(row, image, w, bias, y, pad, top, left):  # type: ignore[no-untyped-def]
+    return helper(pixels)
+
+
+def _make_dense(lanes: int, edges: bool, kernel_w: int) -> Any:
+    """The same for a kernel of `kernel_w` columns, all strides and dilations 1.
+
+    Four neighbours share their columns: each new one is loaded once and handed down.
+    """
+    load, splat = getattr(vectors, f"load_f32x{lanes}"), getattr(vectors, f"splat_f32x{lanes}")
+    step, finish = getattr(fma, f"fma_f32x{lanes}"), _make_store(lanes)
+
+    def dense(row, image, w, bias, y, pad, top, left, m):  # type: ignore[no-untyped-def]
         channels, kh = row[CHANNELS], row[KH]
-        ih, nbytes = row[IH], 4 * row[CHANNELS]
-        dilation_h, line = row[DILATION_H], row[IW] * nbytes
+        ih, iw, n = row[IH], row[IW], 4 * row[CHANNELS]
+        dilation_h, line = row[DILATION_H], iw * n
         c = 0
         while c < channels:
             at = 4 * min(c, channels - lanes)
             s0 = s1 = s2 = s3 = splat(np.float32(0))
             k = w + at
+            zeros = pad + at
             for i in range(kh):
                 iy = top + i * dilation_h
-                inside = (iy >= 0) & (iy < ih)
-                v = (image + iy * line + left * nbytes if inside else pad) + at
-                n = nbytes if inside else 0
-                w0, w1, w2 = load(k), load(k + nbytes), load(k + 2 * nbytes)
-                x0, x1, x2 = load(v), load(v + n), load(v + 2 * n)
-                x3, x4, x5 = load(v + 3 * n), load(v + 4 * n), load(v + 5 * n)
-                s0 = step(x2, w2, step(x1, w1, step(x0, w0, s0)))
-                s1 = step(x3, w2, step(x2, w1, step(x1, w0, s1)))
-                s2 = step(x4, w2, step(x3, w1, step(x2, w0, s2)))
-                s3 = step(x5, w2, step(x4, w1, step(x3, w0, s3)))
-                k += 3 * nbytes
-            b = load(bias + at)
-            store(y + at, add(s0, b))
-            store(y + at + nbytes, add(s1, b))
-            store(y + at + 2 * nbytes, add(s2, b))
-            store(y + at + 3 * nbytes, add(s3, b))
+                width = iw if (iy >= 0) & (iy < ih) else 0
+                v = image + iy * line + left * n + at
+                v0, v1, v2 = v, v + n, v + 2 * n
+                if edges:
+                    v0 = v0 if (left >= 0) & (left < width) else zeros
+                    v1 = v1 if (left >= -1) & (left + 1 < width) else zeros
+                    v2 = v2 if (left >= -2) & (left + 2 < width) else zeros
+                x0, x1, x2 = load(v0), load(v1), load(v2)
+                for j in range(3, 3 + kernel_w):
+                    v3 = v + j * n
+                    if edges:
+                        v3 = v3 if (left >= -j) & (left + j < width) else zeros
+                    x3 = load(v3)
+                    weight = load(k)
+                    s0, s1 = step(x0, weight, s0), step(x1, weight, s1)
+                    s2, s3 = step(x2, weight, s2), step(x3, weight, s3)
+                    x0, x1, x2 = x1, x2, x3
+                    k += n
+            finish(s0, s1, s2, s3, bias + at, y + at, n, m)
             c += lanes
 
-    return helper(pixel), helper(pixels), helper(pixels3)
+    return helper(dense)
+
+
+def _make_shape(lanes: int, shape: tuple[int, int]) -> Any:
+    """Helper that runs the pixels of `shape` at the edge of the image or inside."""
+    at_edge, within_image = (
+        _make_dense(lanes, edges, shape[0]) if shape[1] == 1 else _make_pixels(lanes, edges, shape)
+        for edges in (True, False)
+    )
+
+    def run(row, image, w, bias, y, pad, top, left, m, inside):  # type: ignore[no-untyped-def]
+        if inside:
+            within_image(row, image, w, bias, y, pad, top, left, m)
+        else:
+            at_edge(row, image, w, bias, y, pad, top, left, m)
+
+    return helper(run)
 
 
 def make_kernel(spec: FloatDepthwiseSpec) -> Kernel:
     """The kernel of a table row."""
     lanes = spec.lanes
-    pixel, pixels, pixels3 = _make_blocks(lanes)
+    run31, run32, run51, run52 = (_make_shape(lanes, shape) for shape in SHAPES)
+    run_any = _make_shape(lanes, (0, 0))
 
     def depthwise(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         threads = min(threads, row[MAX_THREADS])
@@ -208,38 +251,35 @@ def make_kernel(spec: FloatDepthwiseSpec) -> Kernel:
         bias = operand(row, BIAS, arena, constants)
         pad = operand(row, PAD, arena, constants)
         channels, ih, iw, oh, ow = row[CHANNELS], row[IH], row[IW], row[OH], row[OW]
-        stride_h, stride_w = row[STRIDE_H], row[STRIDE_W]
+        kh, stride_h, stride_w = row[KH], row[STRIDE_H], row[STRIDE_W]
+        dilation_h = row[DILATION_H]
         pad_top, pad_left = row[PAD_TOP], row[PAD_LEFT]
         nbytes = 4 * channels
-        reach = (row[KW] - 1) * row[DILATION_W]
-        dense3 = row[KW] == 3 and row[DILATION_W] == 1 and stride_w == 1
-        # outputs from first to stop read no pixel beside the image
-        first = min((pad_left + stride_w - 1) // stride_w, ow)
-        room = iw - 1 - reach + pad_left
-        stop = max(min(room // stride_w + 1 if room >= 0 else 0, ow), first)
-        blocks = channels >= lanes and stop - first >= PIXELS
+        reach = (row[KW] - 1) * row[DILATION_W]  # columns from the first tap to the last
+        kind = row[KW] * 4 + stride_w if row[DILATION_W] == 1 and stride_w < 3 else 0
         start, end = share(row[BATCH] * oh, thread, threads, 1)
         for r in range(start, end):
             image = x + r // oh * ih * iw * nbytes
             top = r % oh * stride_h - pad_top
-            y = operand(row, Y, arena, constants) + r * ow * nbytes
-            o = 0
-            while o < ow:
-                if blocks and o >= first and o < stop:
-                    at = min(o, stop - PIXELS)  # the last block may overlap
-                    left = at * stride_w - pad_left
-                    if dense3:
-                        pixels3(row, image, w, bias, y + at * nbytes, pad, top, left)
-                    else:
-                        pixels(row, image, w, bias, y + at * nbytes, pad, top, left)
-                    o = at + PIXELS
+            lines_inside = top >= 0 and top + (kh - 1) * dilation_h < ih
+            for o in range(0, ow, PIXELS):
+                first = max(min(o, ow - PIXELS), 0)  # the last pixels may overlap
+                m = min(PIXELS, ow)
+                left = first * stride_w - pad_left
+                y = operand(row, Y, arena, constants) + (r * ow + first) * nbytes
+                inside = lines_inside and left >= 0 and left + 3 * stride_w + reach < iw
+                if channels < lanes:
+                    scalar_pixels(row, image, w, bias, y, pad, top, left, m)
+                elif kind == 3 * 4 + 1:
+                    run31(row, image, w, bias, y, pad, top, left, m, inside)
+                elif kind == 3 * 4 + 2:
+                    run32(row, image, w, bias, y, pad, top, left, m, inside)
+                elif kind == 5 * 4 + 1:
+                    run51(row, image, w, bias, y, pad, top, left, m, inside)
+                elif kind == 5 * 4 + 2:
+                    run52(row, image, w, bias, y, pad, top, left, m, inside)
                 else:
-                    left = o * stride_w - pad_left
-                    if channels >= lanes:
-                        pixel(row, image, w, bias, y + o * nbytes, pad, top, left)
-                    else:
-                        scalar_pixel(row, image, w, bias, y + o * nbytes, pad, top, left)
-                    o += 1
+                    run_any(row, image, w, bias, y, pad, top, left, m, inside)
         return 0
 
     return kernel(
