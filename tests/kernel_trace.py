@@ -154,6 +154,8 @@ class _Rebuilder:
             return lambda row, slot, arena, constants: Wrapped(slot * ISLAND)
         if name in POINTERS:
             return lambda address: Pointer(trace, address, POINTERS[name])
+        if name == "put_ramp":
+            return lambda address, start, step: _ramp(trace, address, start, step)
         if name in ("add32", "sub32", "mul32", "quantize_u8"):
             return lambda *args: 0
         if isinstance(declared, Helper):
@@ -170,6 +172,14 @@ class _Rebuilder:
         if made.get("kind") == "tile":
             return _depthwise_tile(trace, made["family"], made["lanes"], made["pixels"])
         raise NotImplementedError(f"the trace does not know the intrinsic {name}")
+
+
+def _ramp(trace: Trace, address: int, start: int, step: int) -> int:
+    """`put_ramp`: one vector of eight int64."""
+    pointer = Pointer(trace, address, 8)
+    for i in range(8):
+        pointer[i] = wrap(int(start) + i * int(step))
+    return 0
 
 
 def _enclosed(fn: Any) -> dict[str, Any]:

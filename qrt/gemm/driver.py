@@ -26,7 +26,7 @@ from qrt.gemm.table import EPILOGUES, FLOAT_EPILOGUE, FLOAT_TILES, TILES, TileSp
 from qrt.gemm.tiles import tiles as tile_functions
 from qrt.gemm.widen import widen_rows
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
-from qrt.simd.memory import as_i32, as_i64, as_u8, operand
+from qrt.simd.memory import as_i32, as_i64, as_u8, operand, put_ramp
 from qrt.simd.scalar import share
 
 FIELDS = (
@@ -60,71 +60,85 @@ FIELDS = (
 
 
 @helper
-def fill_rows(row, x, pad, work, lanes, mr, m, image, oy, ox):  # type: ignore[no-untyped-def]
+def fill_rows(row, x, pad, work, mr, m, image, oy, ox):  # type: ignore[no-untyped-def]
     """Write rows[tap][r] for m outputs from (image, oy, ox) on; returns the address of rows.
 
-    `lanes` is mr rounded up to a vector: the inner loop writes past a tap's rows, where the next
-    tap's follow. Rows from m on repeat the last, so that a whole tile can be computed.
+    Whole vectors are written, past a tap's mr rows, where the next tap's follow. Rows from m on
+    repeat the last, so that a whole tile can be computed.
     """
+    lanes = (mr + 7) // 8 * 8
     height, width = row[HEIGHT], row[WIDTH]
-    out_width = row[OUT_WIDTH]
     x_pixel, x_row = row[X_PIXEL], row[X_ROW]
     stride_w = row[STRIDE_W]
     top = oy * row[STRIDE_H] - row[PAD_H]
     left = ox * stride_w - row[PAD_W]
+    # where the last tap lies from the first
+    reach_h = (row[KERNEL_H] - 1) * row[DILATION_H]
+    reach_w = (row[KERNEL_W] - 1) * row[DILATION_W]
     start = x + image * row[X_IMAGE] + top * x_row + left * x_pixel
     slot = work + LANES * 24
     last = m - 1
-    if ox + m <= out_width:
-        # all outputs lie in one line: starts and columns are a ramp
+    in_line = ox + m <= row[OUT_WIDTH]
+    inside = (top >= 0) & (top + reach_h < height) & (left >= 0)
+    inside &= left + last * stride_w + reach_w < width
+    if in_line and inside and m == mr:
+        # no row to repeat, no pads: the same ramp for every tap
+        step = stride_w * x_pixel
         for ky in range(row[KERNEL_H]):
-            dy = ky * row[DILATION_H]
-            line_inside = (top + dy >= 0) & (top + dy < height)
-            for kx in range(row[KERNEL_W]):
-                dx = kx * row[DILATION_W]
-                table = as_i64(slot)
-                at = start + dy * x_row + dx * x_pixel
-                for r in range(lanes):
-                    step = (r if r < last else last) * stride_w
-                    column = left + dx + step
-                    inside = line_inside & (column >= 0) & (column < width)
-                    table[r] = at + step * x_pixel if inside else pad
+            at = start + ky * row[DILATION_H] * x_row
+            for _ in range(row[KERNEL_W]):
+                for r in range(0, mr, 8):
+                    put_ramp(slot + r * 8, at + r * step, step)
+                at += row[DILATION_W] * x_pixel
                 slot += mr * 8
         return work + LANES * 24
     starts = as_i64(work)
     tops = as_i64(work + LANES * 8)
     lefts = as_i64(work + LANES * 16)
-    for r in range(mr):
-        starts[r] = start
-        tops[r] = top
-        lefts[r] = left
-        if r < m - 1:
-            ox += 1
-            left += stride_w
-            start += stride_w * x_pixel
-            if ox == out_width:
-                ox = 0
-                oy += 1
-                if oy == row[OUT_HEIGHT]:
-                    oy = 0
-                    image += 1
-                top = oy * row[STRIDE_H] - row[PAD_H]
-                left = -row[PAD_W]
-                start = x + image * row[X_IMAGE] + top * x_row + left * x_pixel
+    if in_line:
+        for r in range(lanes):
+            steps = (r if r < last else last) * stride_w
+            starts[r] = start + steps * x_pixel
+            tops[r] = top
+            lefts[r] = left + steps
+    else:
+        inside = (row[PAD_H] == 0) & ((row[OUT_HEIGHT] - 1) * row[STRIDE_H] + reach_h < height)
+        inside &= (row[PAD_W] == 0) & ((row[OUT_WIDTH] - 1) * stride_w + reach_w < width)
+        for r in range(mr):
+            starts[r] = start
+            tops[r] = top
+            lefts[r] = left
+            if r < last:
+                ox += 1
+                left += stride_w
+                start += stride_w * x_pixel
+                if ox == row[OUT_WIDTH]:
+                    ox = 0
+                    oy += 1
+                    if oy == row[OUT_HEIGHT]:
+                        oy = 0
+                        image += 1
+                    top = oy * row[STRIDE_H] - row[PAD_H]
+                    left = -row[PAD_W]
+                    start = x + image * row[X_IMAGE] + top * x_row + left * x_pixel
     for ky in range(row[KERNEL_H]):
         dy = ky * row[DILATION_H]
         for kx in range(row[KERNEL_W]):
             dx = kx * row[DILATION_W]
             offset = dy * x_row + dx * x_pixel
             table = as_i64(slot)
-            for r in range(lanes):
-                inside = (
-                    (tops[r] + dy >= 0)
-                    & (tops[r] + dy < height)
-                    & (lefts[r] + dx >= 0)
-                    & (lefts[r] + dx < width)
-                )
-                table[r] = starts[r] + offset if inside else pad
+            if inside:
+                for r in range(lanes):
+                    table[r] = starts[r] + offset
+            else:
+                for r in range(lanes):
+                    there = (
+                        (tops[r] + dy >= 0)
+                        & (tops[r] + dy < height)
+                        & (lefts[r] + dx >= 0)
+                        & (lefts[r] + dx < width)
+                    )
+                    table[r] = starts[r] + offset if there else pad
             slot += mr * 8
     return work + LANES * 24
 
@@ -168,20 +182,21 @@ def is_dense(row):  # type: ignore[no-untyped-def]
 
 
 @helper
-def fill_dense_rows(row, x, work, lanes, m0, m):  # type: ignore[no-untyped-def]
+def fill_dense_rows(row, x, work, mr, m0, m):  # type: ignore[no-untyped-def]
     """`fill_rows` of a dense product: one row per output, one after the other."""
-    table = as_i64(work + LANES * 24)
     x_pixel = row[X_PIXEL]
-    last = m - 1
-    for r in range(lanes):
-        table[r] = x + (m0 + (r if r < last else last)) * x_pixel
-    return work + LANES * 24
+    start = x + m0 * x_pixel
+    rows = work + LANES * 24
+    for r in range(0, mr, 8):
+        put_ramp(rows + r * 8, start + r * x_pixel, x_pixel)
+    for r in range(m, mr):
+        as_i64(rows)[r] = start + (m - 1) * x_pixel
+    return rows
 
 
 def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
     """The product kernel of a table row; its closure holds the tile's constants."""
     mr, nr, lanes = tile.mr, tile.nr, tile.lanes
-    row_lanes = -(-mr // 8) * 8 if mr > 4 else mr
     weight_nbytes = tile.weight_nbytes
     itemsize = 1 if epilogue == "u8" else 4
     heights, widths = tile.heights, tile.widths
@@ -245,9 +260,9 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
                     m = min(mr, m_total - m0)
                     height = mr if m == mr else last_height
                     if dense:
-                        rows = fill_dense_rows(row, x, work, row_lanes, m0, m)
+                        rows = fill_dense_rows(row, x, work, height, m0, m)
                     else:
-                        rows = fill_rows(row, x, pad, work, row_lanes, height, m, image, oy, ox)
+                        rows = fill_rows(row, x, pad, work, height, m, image, oy, ox)
                     if words:
                         rows = widen_rows(rows, height, taps, m, k_groups, work,
                                           work + table_nbytes)  # fmt: skip
@@ -313,7 +328,7 @@ def row_sums_kernel(row, arena, constants, thread, threads):  # type: ignore[no-
         y = as_i32(operand(row, Y, arena, constants) + group * m_total * 4)
         image, oy, ox = place(row, start)
         for m in range(start, stop):
-            rows = fill_rows(row, x, pad, work, 1, 1, 1, image, oy, ox)
+            rows = fill_rows(row, x, pad, work, 1, 1, image, oy, ox)
             image, oy, ox = advance(row, 1, image, oy, ox)
             total = 0
             for tap in range(taps):

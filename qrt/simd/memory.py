@@ -42,6 +42,29 @@ def address_of(typingctx: Any, pointer: Any) -> Any:
     return types.int64(pointer), codegen
 
 
+@intrinsic
+def put_ramp(typingctx: Any, address: Any, start: Any, step: Any) -> Any:
+    """Store start, start + step, ..., start + 7 * step as int64 at `address`: one vector."""
+    from llvmlite import ir
+    from numba import types
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        i32, i64 = ir.IntType(32), ir.IntType(64)
+        vec = ir.VectorType(i64, 8)
+        nothing = ir.Constant(vec, ir.Undefined)
+
+        def spread(value: Any) -> Any:
+            one = builder.insert_element(nothing, value, ir.Constant(i32, 0))
+            return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(i32, 8), [0] * 8))
+
+        steps = builder.mul(spread(args[2]), ir.Constant(vec, list(range(8))))
+        ramp = builder.add(spread(args[1]), steps)
+        builder.store(ramp, builder.inttoptr(args[0], vec.as_pointer()), align=8)
+        return ir.Constant(i64, 0)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
 def _bitcast(name: str, source: str, result: str) -> Any:
     def cast_bits(typingctx: Any, value: Any) -> Any:
         from numba import types
