@@ -1,4 +1,6 @@
-"""Time products and convolutions once per tile of the table, forced: is the choice right?
+"""Time products and convolutions once per tile of the table, and by Winograd, forced.
+
+Is the choice right?
 
     python bench/tiles.py bert                    shapes whose name contains bert
     python bench/tiles.py --features avx2         as on a CPU without AVX512
@@ -9,15 +11,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs as a script
 
+from qrt import knobs
 from qrt.bench.cases import choose_cases
 from qrt.bench.runner import measure, prepare
 from qrt.gemm.table import TILES, TileSpec, select_tile
@@ -25,13 +29,20 @@ from qrt.ops import product_rows
 from qrt.simd.features import active_features
 
 
-def forced_tile(tile: TileSpec) -> AbstractContextManager[Any]:
+@contextmanager
+def forced_tile(tile: TileSpec) -> Iterator[None]:
     """Make products take `tile`, unless a precondition sends them to the portable one."""
 
     def choose(*args: Any) -> TileSpec:
         return tile if set(tile.features) <= args[-1] else select_tile(*args)
 
-    return patch.object(product_rows, "select_tile", choose)
+    with patch.object(product_rows, "select_tile", choose), forced_winograd("never"):
+        yield
+
+
+def forced_winograd(wish: str) -> AbstractContextManager[Any]:
+    """Make convolutions follow `wish` (`knobs.WINOGRAD`)."""
+    return patch.dict(os.environ, {knobs.WINOGRAD.name: wish})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,11 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     features = active_features(args.features)
     for case in choose_cases(("gemm", "gemv", "conv"), args.shapes):
         picked = prepare(case, features, args.threads).kernels
-        for tile in TILES:
-            if not features.issuperset(tile.features):
+        forced = [forced_tile(t) for t in TILES if features.issuperset(t.features)]
+        for force in (*forced, forced_winograd("always")):
+            with force:
+                prepared = prepare(case, features, args.threads)
+            if force not in forced and "winograd" not in prepared.kernels[-1]:
                 continue
-            with forced_tile(tile):
-                measured = measure(prepare(case, features, args.threads), args.seconds)
+            measured = measure(prepared, args.seconds)
             mark = "*" if measured.kernels == picked else " "
             print(
                 f"{case.name:45} {measured.median_us:9.1f} us {measured.rate:8.1f} GMAC/s"

@@ -27,6 +27,12 @@ FEATURES = Knob(
 )
 CACHE_DIR = Knob("QRT_CACHE_DIR", "", "folder of compiled kernels; empty means the user's cache")
 THREADS = Knob("QRT_THREADS", "", "threads of a session that does not say; empty means one")
+WINOGRAD = Knob(
+    "QRT_WINOGRAD",
+    "auto",
+    "Winograd convolutions, whose weights take 8 times the bytes: auto where they should be faster,"
+    " always wherever they are exact, never",
+)
 PROGRESS = Knob("QRT_PROGRESS", "1", "0 hides the progress line of the first compilation")
 JIT_WORKERS = Knob("QRT_JIT_WORKERS", "", "compiling processes; empty means one per usable core")
 CACHE_SIZES = Knob(
@@ -41,4 +47,7 @@ MEASURE = Knob(
 )
 DEBUG = Knob("QRT_DEBUG", "0", "1 shows the traceback when a command of the command line fails")
 
-KNOBS = (FEATURES, CACHE_DIR, THREADS, PROGRESS, JIT_WORKERS, CACHE_SIZES, MEASURE, DEBUG)
+KNOBS = (
+    FEATURES, CACHE_DIR, THREADS, WINOGRAD, PROGRESS, JIT_WORKERS, CACHE_SIZES, MEASURE,
+    DEBUG
+)  # fmt: skip

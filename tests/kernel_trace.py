@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from qrt.gemm import depthwise_carry, depthwise_tile, tile
+from qrt.gemm import depthwise_carry, depthwise_tile, tile, winograd_tile
 from qrt.gemm.depthwise_order import TALL
 from qrt.gemm.depthwise_table import DEPTHWISE
-from qrt.gemm.table import FLOAT_TILES, TILES
+from qrt.gemm.dots import FAMILIES
 from qrt.jit.declare import HEADER, Extent, Helper, Intrinsic, Kernel
 
 ISLAND = 1 << 57  # bytes between operands: 39 slots fit into int64
@@ -169,6 +169,10 @@ class _Rebuilder:
             return _interleave(trace, made["family"], made["lanes"])
         if made.get("kind") == "carry":
             return _carry_row(trace, made["lanes"], *made["shape"])
+        if name == "call_winograd_input":
+            return _winograd_input(trace, made["lanes"])
+        if name == "call_winograd_output":
+            return _winograd_output(trace, made["lanes"], made["epilogue"])
         if made.get("kind") == "tile":
             return _depthwise_tile(trace, made["family"], made["lanes"], made["pixels"])
         raise NotImplementedError(f"the trace does not know the intrinsic {name}")
@@ -198,32 +202,66 @@ def _tile(
     trace: Trace, family: str, heights: tuple[int, ...], widths: tuple[int, ...], epilogue: str
 ) -> Any:
     """The generated tiles of a row of the table, by the contract in `qrt.gemm.tile`."""
-    every = (*TILES, *FLOAT_TILES)
-    spec = next(t for t in every if (t.family, t.heights, t.widths) == (family, heights, widths))
+    dot = FAMILIES[family]
 
     def run(mr: int, nv: int, *args: int) -> int:
         assert mr in heights and nv in widths, f"no tile is {mr} x {nv}"
-        mr, nr = int(mr), int(nv) * spec.lanes
+        mr, nr = int(mr), int(nv) * dot.lanes
         a = dict(zip(tile.ARGUMENTS, (int(v) for v in args), strict=True))
         assert 1 <= a["m"] <= mr and 1 <= a["n"] <= nr, f"m {a['m']} n {a['n']} in a {mr}x{nr} tile"
-        arrays = 1 + 1 + (a["sums"] != 0)  # bias, multiplier; -w_zero_point is read with sums
+        arrays = 1 + (epilogue != "i32") + (a["sums"] != 0)  # bias, multiplier, -w_zero_point
         trace.touch(a["columns"], 4 * nr * arrays)
         if epilogue == "f32":
             trace.touch(a["columns"] + 12 * nr, 4 * nr)
-        else:
+        elif epilogue == "u8":
             trace.touch(a["limits"], 12)
         if a["sums"]:
             trace.touch(a["sums"], 4 * a["m"])
         if a["taps"] * a["groups"]:
-            weight_nbytes = 4 if spec.words else spec.weight_nbytes  # a group is one pair of words
-            trace.touch(a["panel"], a["taps"] * a["groups"] * nr * weight_nbytes)
+            trace.touch(a["panel"], a["taps"] * a["groups"] * nr * dot.weight_nbytes)
             for slot in range(a["taps"] * mr):
                 at = wrap(a["rows"] + 8 * slot)
                 trace.touch(at, 8)
                 trace.touch(trace.words[at], 4 * a["groups"])
         itemsize = 1 if epilogue == "u8" else 4
+        n = nr if epilogue == "i32" else a["n"]
         for r in range(a["m"]):
-            trace.touch(wrap(a["out"] + r * a["ldc"]), a["n"] * itemsize, writes=True)
+            trace.touch(wrap(a["out"] + r * a["ldc"]), n * itemsize, writes=True)
+        return 0
+
+    return run
+
+
+def _winograd_input(trace: Trace, lanes: int) -> Any:
+    """A generated input transform, by the contract in `qrt.gemm.winograd_tile`."""
+
+    def run(*args: int) -> int:
+        a = dict(zip(winograd_tile.INPUT_ARGUMENTS, args, strict=True))
+        for slot in range(36):
+            at = wrap(a["pixels"] + 8 * slot)
+            trace.touch(at, 8)
+            trace.touch(trace.words[at], 2 * lanes * a["vectors"])
+            trace.touch(a["to"] + slot * a["step"], 4 * lanes * a["vectors"], writes=True)
+        return 0
+
+    return run
+
+
+def _winograd_output(trace: Trace, lanes: int, epilogue: str) -> Any:
+    """A generated output transform, by the contract in `qrt.gemm.winograd_tile`."""
+    itemsize = 1 if epilogue == "u8" else 4
+
+    def run(*args: int) -> int:
+        a = dict(zip(winograd_tile.OUTPUT_ARGUMENTS, args, strict=True))
+        assert 1 <= a["lines"] <= 4 and 1 <= a["m"] <= 4 and 1 <= a["n"] <= lanes
+        for slot in range(36):
+            trace.touch(a["sums"] + slot * a["step"], 4 * lanes)
+        trace.touch(a["columns"] + 4 * lanes, 4 * lanes)
+        trace.touch(a["columns"] + 12 * lanes if epilogue == "f32" else a["limits"], 12)
+        for i in range(int(a["lines"])):
+            for j in range(int(a["m"])):
+                at = a["out"] + i * a["line"] + j * a["ldc"]
+                trace.touch(at, a["n"] * itemsize, writes=True)
         return 0
 
     return run

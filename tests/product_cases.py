@@ -17,7 +17,7 @@ import pytest
 
 from qrt.gemm.table import EPILOGUES, TILES, TileSpec, select_tile
 from qrt.ir import Node, QParams, Value
-from qrt.ops import conv, depthwise, matmul, product_rows
+from qrt.ops import conv, depthwise, matmul, product_rows, winograd
 from qrt.program.constants import aligned_bytes
 from qrt.program.places import SLACK
 from qrt.simd.features import LEVELS, active_features, detected_features, levels
@@ -199,6 +199,8 @@ def runnable(features: Sequence[str], what: str) -> bool:
 def forced(tile: TileSpec | None, *, threads_always: bool = False) -> Iterator[None]:
     """Make lowering take `tile` wherever features and preconditions allow it, None: its choice.
 
+    Convolutions run directly.
+
     `threads_always` lets small products use all threads, as large ones do.
     """
 
@@ -208,6 +210,7 @@ def forced(tile: TileSpec | None, *, threads_always: bool = False) -> Iterator[N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(product_rows, "select_tile", choose)
+        patch.setattr(winograd, "select_winograd", lambda *args: None)
         if threads_always:
             patch.setattr(product_rows, "THREAD_MACS", 0)
             patch.setattr(depthwise, "THREAD_MACS", 0)

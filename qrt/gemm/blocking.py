@@ -24,3 +24,13 @@ def block_panels(panel_nbytes: int, sizes: CacheSizes) -> int:
     """
     room = sizes.l2 or sizes.l3 or sizes.l1d
     return max(1, room // 2 // max(panel_nbytes, 1))
+
+
+def block_tiles(tiles: int, tile_nbytes: int, least: int, sizes: CacheSizes) -> int:
+    """Tiles of a Winograd convolution whose transforms, `tile_nbytes` each, stay in L2, of `tiles`.
+
+    At least `least`, since each block reads all weights; as even blocks as their number allows.
+    """
+    room = sizes.l2 or sizes.l3 or sizes.l1d
+    most = max(least, room // 2 // tile_nbytes)
+    return -(-tiles // -(-tiles // most))

@@ -48,8 +48,16 @@ def pmaddwd(b: Any, acc: Any, x: Any, w: Any) -> Any:
     return b.add(acc, b.call(madd, [b.bitcast(x, words), b.bitcast(w, words)]))
 
 
-def _words(lanes: int, features: tuple[str, ...]) -> Dot:
-    """pmaddwd on activations and weights that are int16 already: a dword is a pair of them."""
+def vpdpwssd(b: Any, acc: Any, x: Any, w: Any) -> Any:
+    """Each int32 lane gains two s16 * s16 products, wrapping."""
+    vec = acc.type
+    name = f"llvm.x86.avx512.vpdpwssd.{32 * vec.count}"
+    dot = declare(b.module, name, vec, [vec, vec, vec])
+    return b.call(dot, [acc, b.bitcast(x, vec), b.bitcast(w, vec)])
+
+
+def _words(lanes: int, features: tuple[str, ...], step: Any = pmaddwd) -> Dot:
+    """Activations and weights that are int16 already: a dword is a pair of them."""
     vec = ir.VectorType(I32, lanes)
     return Dot(
         lanes=lanes,
@@ -57,7 +65,7 @@ def _words(lanes: int, features: tuple[str, ...]) -> Dot:
         features=features,
         expand=lambda b, dword: splat(b, dword, lanes),
         weights=lambda b, address: load(b, address, vec, 4 * lanes),
-        step=pmaddwd,
+        step=step,
     )
 
 
@@ -173,5 +181,8 @@ FAMILIES = {
     "i8mm": I8MM,
     "dotprod": DOTPROD,
     "neon": NEON,
+    "vnni512_words": _words(16, ("avx512", "avx512vnni"), vpdpwssd),
+    "vnni256_words": _words(8, ("avx2", "avxvnni"), vpdpwssd),
+    "vnni256vl_words": _words(8, ("avx512", "avx512vnni"), vpdpwssd),
     **FLOAT_FAMILIES,
 }

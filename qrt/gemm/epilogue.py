@@ -75,6 +75,19 @@ def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes:
         _store_row(b, fn, arg, r, _join(b, parts), 4, lanes)
 
 
+def store_i32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
+    """Store the sums themselves, every column of the valid rows."""
+    for r, row in enumerate(acc):
+        some, after = fn.append_basic_block(f"row{r}"), fn.append_basic_block(f"after{r}")
+        b.cbranch(b.icmp_signed("<", const(r), arg["m"]), some, after)
+        b.position_at_end(some)
+        address = b.add(arg["out"], b.mul(arg["ldc"], const(r)))
+        for v, value in enumerate(row):
+            store(b, value, b.add(address, const(4 * lanes * v)), 4)
+        b.branch(after)
+        b.position_at_end(after)
+
+
 def _to_int(b: Any, value: Any, lanes: int) -> Any:
     """Round half to even, float32 to int32 (x86: in the CPU's default rounding mode)."""
     ints, floats = ir.VectorType(I32, lanes), ir.VectorType(F32, lanes)
@@ -205,5 +218,5 @@ def _slice(b: Any, row: Any, start: int, count: int) -> Any:
     return b.shuffle_vector(row, ir.Constant(row.type, ir.Undefined), mask)
 
 
-# one name per epilogue: what `table.EPILOGUES` lists
-BUILDERS = {"u8": requantize_u8, "f32": scale_f32}
+# one name per epilogue: what `table.EPILOGUES` lists, and the sums that a transform reads
+BUILDERS = {"u8": requantize_u8, "f32": scale_f32, "i32": store_i32}

@@ -1,9 +1,10 @@
 """qrt.Conv: convolution of u8 activations and s8 weights (QLinearConv, opset 10; QDQ Conv).
 
 1-D and 2-D; any kernel, stride, dilation, group and pads. Activations lie channels last. A
-depthwise convolution has a kernel of its own (`depthwise.py`); every other one is a product over
-row pointers, so nothing is copied, except that few input channels are first laid out with their
-pads, so that the taps of a kernel row are one contiguous run.
+depthwise convolution has a kernel of its own (`depthwise.py`), and so have 3x3 ones of stride 1
+that are large enough (`winograd.py`); every other one is a product over row pointers, so nothing
+is copied, except that few input channels are first laid out with their pads, so that the taps of a
+kernel row are one contiguous run.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from qrt.ops.product import finish, read_product
 from qrt.ops.product_rows import lower_product
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 from qrt.ops.windows import check_numbers
+from qrt.ops.winograd import lower_winograd
 
 # what a tap costs beside its dot groups (row pointers, loop ends), in dot groups of a tile
 TAP_GROUPS = 0.5
@@ -130,6 +132,8 @@ def lower(node: Node, program: Lowering) -> None:
     itemsize = 1 if product.y is not None else 4
     geometry = geometry_fields(g) | {"y_pixel": n * itemsize}
     if lower_depthwise(program, node, product, geometry, channels=g.channels, group=g.group):
+        return
+    if lower_winograd(program, node, product, geometry, g.group):
         return
     source = program.operand(x)
     key: tuple[object, ...] = (id(w.data), "conv")

@@ -76,12 +76,16 @@ def finish(acc: Array, product: Product, shape: tuple[int, ...]) -> Array:
 
 
 def sum_bound(w: Array, product: Product) -> Array:
-    """Largest |sum| per output channel that any x can give, for w (n, k...) int8."""
+    """Largest |sum| per output channel that any x can give, for w (n, k...) int8: int64 (n,)."""
     flat = w.reshape(w.shape[0], math.prod(w.shape[1:])).astype(np.int64)
     flat = flat - np.broadcast_to(product.w_zero_point, w.shape[0])[:, None]
     zero_point = int(product.x.zero_point)
-    reach = max(zero_point - product.x.qmin, product.x.qmax - zero_point)
-    bound: Array = np.abs(flat).sum(1) * reach + np.abs(product.bias.astype(np.int64))
+    below, above = zero_point - product.x.qmin, product.x.qmax - zero_point
+    positive, negative = flat.clip(min=0).sum(1), -flat.clip(max=0).sum(1)
+    bias = product.bias.astype(np.int64)
+    lowest = bias - positive * below - negative * above
+    highest = bias + positive * above + negative * below
+    bound: Array = np.maximum(np.abs(lowest), np.abs(highest))
     return bound
 
 
