@@ -21,6 +21,7 @@ from qrt.vm.atomics import (
 )
 from qrt.vm.seats import box_of, keep_apart, sit
 from qrt.vm.state import (
+    ALONE,
     ARENA,
     ARRIVED,
     BUSY,
@@ -36,6 +37,7 @@ from qrt.vm.state import (
     NEXT_TEAM,
     PASSED,
     PATIENCE_NS,
+    PENALTY,
     POOL,
     ROWS,
     SECONDS,
@@ -48,6 +50,7 @@ from qrt.vm.state import (
     TICKET_MET,
     TICKET_ROW,
     TICKET_THREAD,
+    WAITED,
     WIDTH,
     WORD,
     WORKERS,
@@ -57,6 +60,7 @@ from qrt.vm.waiting import now_ns, ring, wait
 
 PATIENCE = 16  # the caller waits for workers for this part of the time that a run takes
 LEAST_PATIENCE_NS = 2_000  # a worker that is awake needs less than one
+MOST_PENALTY = 31  # runs alone between two tries with workers, on a machine that stays busy
 SHORT_NS = 100_000  # a run shorter than two wake-ups wakes nobody, unless runs follow closely
 
 
@@ -139,12 +143,18 @@ def lead(call, pool, arena, constants, threads):  # type: ignore[no-untyped-def]
     atomic_store(pool + WORD * ARRIVED, 0)
     atomic_store(pool + WORD * DONE, 0)
     atomic_store(pool + WORD * PASSED, -1)  # nobody walks before it is known how many do
-    sit(pool, box_of(pool, 0))
+    box = box_of(pool, 0)
+    sit(pool, box)
+    as_i64(box)[WAITED] = 0
     start = now_ns(block[CLOCK], call + WORD * SECONDS)
     workers = min(threads - 1, pool_block[WORKERS])
     last = block[LAST_NS]
     wake = last == 0 or last >= SHORT_NS or start - pool_block[LAST_END] < pool_block[SPIN_NS]
-    offered = offer(pool, workers, 1 if wake else 0)
+    offered = 0
+    if pool_block[ALONE] > 0:
+        pool_block[ALONE] -= 1
+    else:
+        offered = offer(pool, workers, 1 if wake else 0)
     team = 1
     if offered > 0:
         patience = pool_block[PATIENCE_NS]
@@ -163,6 +173,24 @@ def lead(call, pool, arena, constants, threads):  # type: ignore[no-untyped-def]
     end = now_ns(block[CLOCK], call + WORD * SECONDS)
     block[LAST_NS] = max(end - start, 1)
     pool_block[LAST_END] = end
+    if team > 1:
+        judge(pool, team, end - start, as_i64(box)[WAITED])
+    return 0
+
+
+@helper
+def judge(pool, team, elapsed, waited):  # type: ignore[no-untyped-def]
+    """Walk the next runs alone when this one would have been faster so.
+
+    Alone it would have taken `team` times what the caller worked; it waits for most of a run when
+    the system gives a worker's CPU to others. Each such run doubles the number of the next.
+    """
+    words = as_i64(pool)
+    if waited > (team - 1) * (elapsed - waited):
+        words[PENALTY] = min(2 * words[PENALTY] + 1, MOST_PENALTY)
+        words[ALONE] = words[PENALTY]
+    else:
+        words[PENALTY] //= 2
     return 0
 
 

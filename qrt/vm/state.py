@@ -19,6 +19,7 @@ CALL_WORDS = 2 * PAIR
 # pool block: of the pool; BUSY is 1 while a run has the workers, LEADER is that run's thread,
 # PATIENCE_NS how long it waits for workers at most, NEVER is always 0
 BUSY, WORKERS, POOL_CLOCK, SPIN_NS, PATIENCE_NS, LAST_END, LEADER, NEVER = range(LINE)
+ALONE, PENALTY = range(LINE, LINE + 2)  # runs to walk alone now, and after the last disturbance
 # pool block: of the run that has the workers
 ARRIVED = PAIR  # threads that came to a barrier, over all barriers of the run
 NEXT_TEAM = ARRIVED + 1  # how many threads walk on from the next barrier
@@ -34,6 +35,7 @@ MAIL = 0  # a state below
 TICKET_CALL, TICKET_THREAD, TICKET_ROW, TICKET_MET, TICKET_EXPECTED = range(PAIR, PAIR + 5)
 SEAT = 2 * PAIR  # 1 + the CPU on which the thread last found itself
 TIME = 3 * PAIR  # seconds, nanoseconds
+WAITED = TIME + 2  # ns that the thread waited long for others
 MUTEX, CONDITION = 4 * PAIR, 5 * PAIR  # pthread objects, at most 128 bytes each
 MASK = 6 * PAIR  # a set of CPUs, one bit each
 MASK_WORDS = 128  # 8192 CPUs, the most that Linux can be built for

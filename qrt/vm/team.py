@@ -40,6 +40,7 @@ from qrt.vm.state import (
     TICKET_ROW,
     TICKET_THREAD,
     TIME,
+    WAITED,
     WORD,
 )
 from qrt.vm.waiting import LOOKS, linger, now_ns
@@ -81,21 +82,24 @@ def count_ready(pool, workers):  # type: ignore[no-untyped-def]
 
 @helper
 def await_ready(pool, workers, offered, clock, patience):  # type: ignore[no-untyped-def]
-    """Wait until all who were offered the run are ready, for `patience` ns at most."""
-    time = box_of(pool, 0) + WORD * TIME
-    deadline = 0
+    """Wait until all who were offered the run are ready, for `patience` ns at most.
+
+    Adds to the caller's WAITED as `wait` does.
+    """
+    box = box_of(pool, 0)
+    start = 0
+    now = 0
     looks = 0
-    while count_ready(pool, workers) < offered:
+    while count_ready(pool, workers) < offered and now - start <= patience:
         pause()
         looks += 1
         if looks < LOOKS:
             continue
         looks = 0
-        now = now_ns(clock, time)
-        if deadline == 0:
-            deadline = now + patience
-        if now > deadline:
-            return 0
+        now = now_ns(clock, box + WORD * TIME)
+        if start == 0:
+            start = now
+    as_i64(box)[WAITED] += now - start
     return 0
 
 

@@ -21,7 +21,7 @@ from qrt.vm.atomics import (
     sched_yield,
 )
 from qrt.vm.seats import box_of, keep_apart
-from qrt.vm.state import BELL, DOOR, POOL_CLOCK, SLEEPERS, TIME, WORD
+from qrt.vm.state import BELL, DOOR, POOL_CLOCK, SLEEPERS, TIME, WAITED, WORD
 
 LOOKS = 32  # pauses between two looks at the clock
 ALONE_NS = 20_000  # spinning without a yield: the shares of a row differ by less
@@ -46,9 +46,13 @@ def linger(waited, shared):  # type: ignore[no-untyped-def]
 
 @helper
 def wait(pool, thread, word, least, failure):  # type: ignore[no-untyped-def]
-    """Wait until the word at `word` is at least `least`, or the one at `failure` is not 0."""
+    """Wait until the word at `word` is at least `least`, or the one at `failure` is not 0.
+
+    Adds to the box's WAITED what took longer than a look at the clock.
+    """
     clock = as_i64(pool)[POOL_CLOCK]
-    time = box_of(pool, thread) + WORD * TIME
+    box = box_of(pool, thread)
+    time = box + WORD * TIME
     start = 0
     shared = 0
     looks = 0
@@ -66,6 +70,8 @@ def wait(pool, thread, word, least, failure):  # type: ignore[no-untyped-def]
             sleep(pool, word, least, failure)
         else:
             linger(now - start, shared)
+    if start != 0:
+        as_i64(box)[WAITED] += now_ns(clock, time) - start
     return 0
 
 

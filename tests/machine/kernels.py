@@ -8,6 +8,7 @@ from qrt.jit.declare import Extent, kernel, slots
 from qrt.simd.memory import address_of, as_f32, as_i64, operand
 from qrt.simd.scalar import share
 from qrt.vm.atomics import atomic_load, atomic_store
+from qrt.vm.interpreter import judge
 from qrt.vm.seats import keep_apart
 
 ADD_FIELDS = ("x", "y", "out", "n")
@@ -98,11 +99,21 @@ APART_FIELDS = ("worker",)
 (WORKER,) = slots(APART_FIELDS)
 
 
-def apart_extents(row: Mapping[str, int]) -> list[Extent]:
+def no_extents(row: Mapping[str, int]) -> list[Extent]:
     return []
 
 
-@kernel("test_apart", APART_FIELDS, apart_extents, family="test")
+@kernel("test_apart", APART_FIELDS, no_extents, family="test")
 def apart_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
     """`keep_apart` for a worker of the pool whose block is given as the arena."""
     return keep_apart(address_of(arena), row[WORKER])
+
+
+JUDGE_FIELDS = ("team", "elapsed", "waited")
+TEAM, ELAPSED, WAITED_NS = slots(JUDGE_FIELDS)
+
+
+@kernel("test_judge", JUDGE_FIELDS, no_extents, family="test")
+def judge_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+    """`judge` of a run, on the pool whose block is given as the arena."""
+    return judge(address_of(arena), row[TEAM], row[ELAPSED], row[WAITED_NS])

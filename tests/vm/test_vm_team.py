@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 
 from qrt.errors import KernelError
+from qrt.jit.declare import HEADER
+from qrt.jit.load import kernel_addresses
+from qrt.jit.target import target_for
+from qrt.program.constants import aligned_bytes
 from qrt.simd.features import active_features
 from qrt.vm import Executor
 from qrt.vm.native import machine
 from qrt.vm.state import (
+    ALONE,
     BOX_WORDS,
     BOXES,
     EMPTY,
@@ -22,13 +27,16 @@ from qrt.vm.state import (
     MAIL,
     OFFER,
     PATIENCE_NS,
+    PENALTY,
     READY,
     SLEEPERS,
     SPIN_NS,
     WORD,
 )
 from qrt.vm.threads import WorkerPool
+from tests.kernel_harness import ENTRY
 from tests.machine.graphs import CENSUS_ROWS, holding_graph, rotated, rotating_chain
+from tests.machine.kernels import judge_kernel
 from tests.vm.test_vm_executor import executor_of
 
 N = 20_000
@@ -59,6 +67,7 @@ def census_of(executor: Executor, what: Any) -> list[int]:
 def muster(executor: Executor) -> None:
     """Let the next run (of one that ran before) wait until all workers are there."""
     assert executor._pool is not None
+    executor._pool._block[ALONE] = 0
     executor._pool._block[PATIENCE_NS] = executor._free[-1].block[LAST_NS] = 10**12
 
 
@@ -133,6 +142,40 @@ def test_threads_sleep_at_a_long_barrier_and_are_woken(
         else:
             assert census_of(executor, hold) == [threads] * CENSUS_ROWS
         census_of(executor, orders())
+
+
+def judged(block: Any, team: int, elapsed: int, waited: int) -> tuple[int, int]:
+    """(ALONE, PENALTY) of a pool's block after `judge`."""
+    address = kernel_addresses([judge_kernel], target_for(active_features()))[judge_kernel.name]
+    row = np.array([0] * len(HEADER) + [team, elapsed, waited], np.int64)
+    assert ENTRY(address)(row.ctypes.data, block.ctypes.data, None, 0, 1) == 0
+    return int(block[ALONE]), int(block[PENALTY])
+
+
+def test_runs_that_were_mostly_waiting_make_the_next_walk_alone() -> None:
+    block = aligned_bytes(BOXES * WORD).view(np.int64)
+    block[:] = 0
+    assert judged(block, 2, 1000, 500) == (0, 0)
+    for alone in (1, 3, 7, 15, 31, 31):
+        assert judged(block, 2, 1000, 501) == (alone, alone)
+    block[ALONE] = 0
+    for penalty in (15, 7, 3, 1, 0, 0):
+        assert judged(block, 2, 1000, 500) == (0, penalty)
+    # alone it would have taken four times what the caller worked
+    assert judged(block, 4, 1000, 750) == (0, 0)
+    assert judged(block, 4, 1000, 751) == (1, 1)
+
+
+def test_runs_walk_alone_when_told_to() -> None:
+    executor = executor_of(holding_graph(), threads=2)
+    census_of(executor, orders())
+    muster(executor)
+    assert executor._pool is not None
+    executor._pool._block[ALONE] = 5
+    for _ in range(5):
+        assert census_of(executor, orders()) == [1] * CENSUS_ROWS
+    muster(executor)
+    assert census_of(executor, orders()) == [2] * CENSUS_ROWS
 
 
 @pytest.mark.parametrize("threads", [2, 4])
