@@ -24,7 +24,8 @@ HEADER = (
 )
 LEGEND = """\
 rate      by the median of all calls; GB/s count bytes of inputs and outputs, once each
-!         the median, of qrt or of the limit, is a quarter off the best: the machine was busy
+!         the machine was busy: the median, of qrt or of the limit, is a quarter off the best, or
+          other programs had the CPU for a tenth of the time of long calls
 share     of the limit, measured in the same turns: NAME dots, or fma..., a loop of that
           instruction on registers alone; read and copy, streams through as many bytes
           (Winograd: rates count the multiply-adds of the direct convolution)

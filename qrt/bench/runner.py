@@ -36,7 +36,9 @@ WARM_UP_SECONDS = 0.001  # of a turn, untimed: brings one's own data back into t
 CALL_SECONDS = 0.01  # of empty calls, and to choose between two forms of the rival
 # between turns of several threads: onnxruntime's idle ones were seen to spin for 40 ms after a run
 PAUSE_SECONDS = 0.06
-DISTURBED = 1.25  # median over best
+# a machine that does something else: median over best, and time on a CPU over time of the clock
+# of calls that are longer than this, since most others end before a scheduler stops them
+DISTURBED, RUNNING, LONG_SECONDS = 1.25, 0.9, 1e-3
 MIN_CALLS, MAX_CALLS = 3, 1000  # per turn
 
 
@@ -65,7 +67,7 @@ class Measured:
     intensity: float  # multiply-adds per byte of operands and weights
     footprint: int  # bytes of operands, for a product of weights too
     rival_us: float | None
-    spread: float  # the larger of: median time over fastest, best rate of the limit over median
+    is_disturbed: bool  # the machine did something else meanwhile: the numbers say little
 
     @property
     def unit(self) -> str:
@@ -76,11 +78,6 @@ class Measured:
     def share(self) -> float | None:
         """Part of the limit that was reached; 1 is all of it."""
         return None if self.limit_rate is None else self.rate / self.limit_rate
-
-    @property
-    def is_disturbed(self) -> bool:
-        """True when the median is far from the best, of the calls or the limit: a busy machine."""
-        return self.spread > DISTURBED
 
     @property
     def ratio(self) -> float | None:
@@ -206,16 +203,24 @@ def measure(prepared: Prepared, seconds: float) -> Measured:
     times: list[list[float]] = [[] for _ in sides]
     rates: dict[str, list[float]] = {limit.name: [] for limit in prepared.limits}
     pause = PAUSE_SECONDS if prepared.threads > 1 and len(sides) > 1 else 0.0
+    running = elapsed = 0.0  # seconds of this thread on a CPU, and of the clock, in all turns
     for _ in range(ROUNDS):
         time.sleep(pause)
         for limit in prepared.limits:
             rates[limit.name].append(limit.rate())
         for enter, taken in zip(sides, times, strict=True):
             time.sleep(pause)
+            running, elapsed = running - time.thread_time(), elapsed - time.perf_counter()
             taken += time_turn(enter, seconds / ROUNDS / len(sides))
+            running, elapsed = running + time.thread_time(), elapsed + time.perf_counter()
     middles = [median(taken) for taken in times]
     limits = {name: median(found) for name, found in rates.items()}
     lowest = min(limits, key=lambda name: limits[name], default=None)
+    # threads sleep at barriers, which is no disturbance
+    stopped = running < RUNNING * elapsed and middles[0] > LONG_SECONDS and prepared.threads == 1
+    uneven = middles[0] > DISTURBED * min(times[0]) or (
+        lowest is not None and max(rates[lowest]) > DISTURBED * limits[lowest]
+    )
     return Measured(
         prepared.case,
         prepared.kernels,
@@ -229,10 +234,7 @@ def measure(prepared: Prepared, seconds: float) -> Measured:
         prepared.intensity,
         prepared.footprint,
         middles[1] * 1e6 if len(middles) > 1 else None,
-        max(
-            middles[0] / min(times[0]),
-            1.0 if lowest is None else max(rates[lowest]) / limits[lowest],
-        ),
+        stopped or uneven,
     )
 
 
