@@ -65,7 +65,7 @@ def main() -> int:
     if not arguments.quick:
         pytest = ["-m", "pytest", "-p", "no:cacheprovider", "-q", *TESTS, "-k"]
         # every family on the first CPU that has it
-        wanted = CPUS | {"max": "i8mm or portable"}
+        wanted = CPUS | {"cortex-a72": "neon or fmla", "max": "i8mm or portable"}
         jobs += [(cpu, [*pytest, wanted[cpu]]) for cpu in CPUS]
     failures = 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -77,6 +77,27 @@ def test_float(spec: Any) -> None:
                 cases.node((shape, axis, layout, version), spec, node, [x], want, compare)
 
 
+def test_every_power_down_to_nothing() -> None:
+    """Right down to the smallest normal floats, within the bound of `test_float`; then 0."""
+    gaps = np.concatenate([np.linspace(0, 85.9, 3001), [86.5, 87.5, 90, 104, 1e9, np.inf]])
+    x = np.float32(2.5) - gaps.astype(np.float32)[None]
+    node = Node(
+        "Softmax", [new_value("x", np.float32, x.shape)], [new_value("y", np.float32)], version=13
+    )
+    exact = np.exp(x.astype(np.float64) - 2.5)
+    exact /= exact.sum()
+
+    def close(got: Any, _: Any) -> str | None:
+        tail = gaps > 85.9
+        far = np.abs(got[0] - exact[0])[~tail] / exact[0][~tail]
+        if far.max() > 4e-6:
+            return f"{far.max()} of the value off"
+        return None if not got[0][tail].any() else "the tail is not 0"
+
+    with Cases("Softmax") as cases:
+        cases.node("", float_softmax.SPECS[0], node, [x], compare=close)
+
+
 def test_large_and_infinite_logits() -> None:
     x = np.array([[1e30, -1e30, 0], [-np.inf, 0, 0], [88, 89, 90]], np.float32)
     node = Node(

@@ -1,5 +1,7 @@
 """Softmax and LogSoftmax of float32 (ONNX, opset 1 to 13).
 
+e = exp(x - max), 0 below exp(-86), times the reciprocal of the sum, which is at least 1.
+
 Before opset 13 the axes from `axis` on are normalised together, since then `axis` alone. Sums over
 contiguous elements run in 16 lanes that are added up in a fixed order: bits do not depend on
 threads or CPU.
@@ -20,7 +22,7 @@ from qrt.ops.channels import normalized_axis
 from qrt.ops.reductions import FIELDS as NEST_FIELDS
 from qrt.ops.reductions import softmax_fields, softmax_reach
 from qrt.ops.spec import Array, Lowering, OpSpec
-from qrt.simd.float_math import exp_f32, log_f32
+from qrt.simd.float_math import exp_not_positive_f32, log_f32
 from qrt.simd.memory import as_f32, operand
 from qrt.simd.scalar import share
 from qrt.simd.vectors import (
@@ -147,11 +149,12 @@ def _declare(op: str) -> Kernel:
                 target = as_f32(y + offset)
                 if step == 1:
                     for i in range(n):
-                        target[i] = exp_f32(source[i] - top)
+                        target[i] = exp_not_positive_f32(source[i] - top)
                 else:
                     for i in range(n):
-                        target[i * step] = exp_f32(source[i * step] - top)
+                        target[i * step] = exp_not_positive_f32(source[i * step] - top)
                 total += _sum_of(y + offset, n, step)
+            scale = np.float32(1) / total  # total is at least 1
             if logarithm:
                 total = log_f32(total)
             for line in range(lines):
@@ -163,10 +166,10 @@ def _declare(op: str) -> Kernel:
                         target[i * step] = (source[i * step] - top) - total
                 elif step == 1:
                     for i in range(n):
-                        target[i] = target[i] / total
+                        target[i] = target[i] * scale
                 else:
                     for i in range(n):
-                        target[i * step] = target[i * step] / total
+                        target[i * step] = target[i * step] * scale
         return 0
 
     return softmax

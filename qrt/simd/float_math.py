@@ -13,6 +13,7 @@ import numpy as np
 
 from qrt.jit.declare import helper, intrinsic
 from qrt.simd.memory import bits_f32, f32_bits
+from qrt.simd.scalar import _ROUND as ROUND
 from qrt.simd.scalar import add32, round_i32, sub32
 
 F = np.float32
@@ -20,6 +21,7 @@ ONE, HALF, TWO = F(1), F(0.5), F(2)
 LOG2E = F(1.44269504088896341)
 LN2_HIGH, LN2_LOW = F(0.693359375), F(-2.12194440e-4)  # the product n * LN2_HIGH is exact
 EXP_LOW, EXP_HIGH = F(-104), F(88.8)  # below, exp is 0; above, inf
+EXP_NORMAL = F(-86)  # exp and its scaling stay clear of subnormals
 EXP = tuple(
     F(c)
     for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2,
@@ -103,6 +105,20 @@ def exp_f32(x):  # type: ignore[no-untyped-def]
     r = t - steps * LN2_HIGH
     r = r - steps * LN2_LOW
     y = scale_by_power(expm1_small(r) + ONE, n)
+    return y if x == x else x
+
+
+@helper
+def exp_not_positive_f32(x):  # type: ignore[no-untyped-def]
+    """exp(x) for x <= 0: as exp_f32 down to 4e-38, then 0; NaN stays NaN."""
+    t = x if x > EXP_NORMAL else EXP_NORMAL
+    shifted = t * LOG2E + ROUND  # the whole number of halvings in its low bits
+    steps = shifted - ROUND
+    r = t - steps * LN2_HIGH
+    r = r - steps * LN2_LOW
+    y = expm1_small(r) + ONE  # at least 0.7: with more than -126 steps the exponent stays normal
+    y = bits_f32(add32(f32_bits(y), f32_bits(shifted) << 23))
+    y = y if x > EXP_NORMAL else F(0)
     return y if x == x else x
 
 
