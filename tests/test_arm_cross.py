@@ -34,7 +34,9 @@ ARM_DEPTHWISE = [s for s in DEPTHWISE if "neon" in s.features]
 # by element, usdot with the signed side first is called sudot
 INSTRUCTIONS = {"neon": ("smull", "sadalp"), "dotprod": ("sdot",), "i8mm": ("sudot",)}
 LIBC = {"memset", "memcpy", "memmove", "sched_yield", "clock_gettime", "pthread_mutex_lock",
-        "pthread_mutex_unlock", "pthread_cond_signal", "pthread_cond_wait"}  # fmt: skip
+        "pthread_mutex_unlock", "pthread_cond_signal", "pthread_cond_broadcast",
+        "pthread_cond_wait", "pthread_self", "pthread_getaffinity_np", "sched_getcpu",
+        "sched_setaffinity"}  # fmt: skip
 
 
 def machine_of(body: bytes) -> int:
