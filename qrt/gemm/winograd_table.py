@@ -80,8 +80,9 @@ WINOGRAD: tuple[WinogradSpec, ...] = (
     ),
 )  # fmt: skip
 
-# bytes per cycle of weights that no cache holds: about 30 GB/s of a core
-STREAM = 8
+# bytes per cycle of weights, which pass L2 from layer to layer: what they cost beside the products.
+# In the YOLO-like net of the bench, layers of 10x10 and less are faster directly
+STREAM = 16
 
 
 def select_winograd(
@@ -94,18 +95,17 @@ def select_winograd(
     spec = next((s for s in WINOGRAD if features.issuperset(s.features)), None)
     if spec is None or not m * channels * n:
         return None
-    vectors = padded_columns(n, spec.tile) // spec.tile.lanes
+    padded = padded_columns(n, spec.tile)
+    vectors = padded // spec.tile.lanes
     pairs = -(-channels // 2)
     transforms = (
         spec.input_cycles * -(-channels // spec.channels) + spec.output_cycles * vectors
     )
-    products = max(
-        tiles * POSITIONS * pairs * vectors * spec.pair_cycles,
-        POSITIONS * pairs * vectors * spec.tile.lanes * spec.tile.weight_nbytes / STREAM,
-    )
+    products = tiles * POSITIONS * pairs * vectors * spec.pair_cycles
+    weights = POSITIONS * pairs * padded * spec.tile.weight_nbytes / STREAM
     groups = min(9 * -(-channels // 4), 3 * -(-3 * channels // 4))  # by taps or by kernel rows
     direct = spec.direct * cost(m, n, groups, select_tile(m, n, groups, features))
-    return spec if tiles * transforms + products < direct else None
+    return spec if tiles * transforms + products + weights < direct else None
 
 
 def pack_winograd(w: Array, spec: WinogradSpec) -> Array:
