@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from qrt.gemm import depthwise_carry, depthwise_tile, tile, winograd_tile
+from qrt.gemm import depthwise_carry, depthwise_tile, tile, widen, winograd_tile
 from qrt.gemm.depthwise_order import TALL
 from qrt.gemm.depthwise_table import DEPTHWISE
 from qrt.gemm.dots import FAMILIES
@@ -274,8 +274,9 @@ def _widen(trace: Trace) -> Any:
         for tap in trace.counted(taps):
             slot = wrap(table + tap * step)
             trace.touch(slot, 8)
-            trace.touch(trace.words[slot], nbytes)
-            trace.touch(out + tap * nbytes * 2, 2 * nbytes, writes=True)
+            whole = -(-int(nbytes) // widen.BLOCK) * widen.BLOCK
+            trace.touch(trace.words[slot], whole)
+            trace.touch(out + tap * nbytes * 2, 2 * whole, writes=True)
         return 0
 
     return run

@@ -9,7 +9,7 @@ import pytest
 from product_cases import tile_rows
 
 from qrt.gemm.order import column_order
-from qrt.gemm.pack import KR, pack_columns, pack_weights, panel_nbytes, panel_widths
+from qrt.gemm.pack import pack_columns, pack_weights, panel_nbytes, panel_widths
 from qrt.gemm.table import EPILOGUES, TILES, TileSpec, last_width, padded_columns
 
 ROWS = [pytest.param(*row, id=row[0].kernel_name(row[1])) for row in tile_rows()]
@@ -39,7 +39,7 @@ def test_weights(tile: TileSpec, epilogue: str, taps: int, channels: int) -> Non
     A column's ramp of weights says its own (column, tap, channel), so a wrong place shows as what
     stands there instead.
     """
-    groups = -(-channels // KR)
+    groups = -(-channels // tile.kr)
     for n in column_counts(tile):
         # int8 takes 256 values: several ramps with different strides tell all places apart
         for step in (1, 7, 101):
@@ -47,38 +47,38 @@ def test_weights(tile: TileSpec, epilogue: str, taps: int, channels: int) -> Non
             w = ramp.reshape(n, taps, channels)
             packed = pack_weights(w, tile, epilogue)
             assert packed.dtype == np.uint8
-            assert packed.size == padded_columns(n, tile) * taps * groups * tile.weight_nbytes
+            assert packed.size == padded_columns(n, tile) * taps * groups * 4
             at = 0
             for first, nv in panels_of(n, tile):
                 order = column_order(nv, tile.lanes, epilogue)
                 for tap in range(taps):
                     for group in range(groups):
-                        nbytes = nv * tile.lanes * tile.weight_nbytes
+                        nbytes = nv * tile.lanes * 4
                         got = _columns(packed[at : at + nbytes], tile)
                         at += nbytes
-                        want = _expected(w, [first + c for c in order], tap, group)
+                        want = _expected(w, [first + c for c in order], tap, group, tile.kr)
                         message = f"n {n} panel {first} tap {tap} group {group}"
                         np.testing.assert_array_equal(got, want, message)
             assert at == packed.size
 
 
 def _columns(raw: Any, tile: TileSpec) -> Any:
-    """(columns, 4) weights of one group: int16 pairs (k0, k1) of all columns, then (k2, k3); or,
-    vector by vector, bytes, or pairs (k0, k1) of all lanes, then (k2, k3)."""
+    """(columns, kr) weights of one group: two int16 of each column, four int8, or, vector by
+    vector, pairs of int8 (k0, k1) of all lanes, then (k2, k3)."""
     if tile.words:
-        return raw.view(np.int16).reshape(2, -1, 2).transpose(1, 0, 2).reshape(-1, KR)
+        return raw.view(np.int16).reshape(-1, 2)
     if tile.pairs:
         vectors = raw.view(np.int8).reshape(-1, 2, tile.lanes, 2)
-        return vectors.transpose(0, 2, 1, 3).reshape(-1, KR)
-    return raw.view(np.int8).reshape(-1, KR)
+        return vectors.transpose(0, 2, 1, 3).reshape(-1, 4)
+    return raw.view(np.int8).reshape(-1, 4)
 
 
-def _expected(w: Any, columns: list[int], tap: int, group: int) -> Any:
+def _expected(w: Any, columns: list[int], tap: int, group: int, kr: int) -> Any:
     n, _, channels = w.shape
-    want = np.zeros((len(columns), KR), np.int64)
+    want = np.zeros((len(columns), kr), np.int64)
     for lane, column in enumerate(columns):
-        for k in range(KR):
-            channel = group * KR + k
+        for k in range(kr):
+            channel = group * kr + k
             if column < n and channel < channels:
                 want[lane, k] = w[column, tap, channel]
     return want
@@ -150,4 +150,5 @@ def test_panel_sizes_agree(tile: TileSpec) -> None:
             assert panels[-1][1] == last_width(n % tile.nr, tile)
     full = pack_weights(np.zeros((tile.nr, 3, 5), np.int8), tile, EPILOGUES[0])
     assert full.size == panel_nbytes(3, 5, tile)
-    assert full.size % 64 == 0, "every panel starts on a cache line, aligned loads rely on it"
+    vector = tile.lanes * 4
+    assert full.size % vector == 0, "a panel starts at a whole vector, aligned loads rely on it"

@@ -27,7 +27,7 @@ def row_of(tile: TileSpec, k: int, n: int, x_zero_point: int = 0) -> dict[str, i
     return {
         **dict.fromkeys(OPERANDS, 0),
         "k": k, "n": n, "padded": padded_columns(n, tile), "nr": tile.nr, "lanes": tile.lanes,
-        "weight_nbytes": tile.weight_nbytes, "x_zero_point": x_zero_point,
+        "kr": tile.kr, "x_zero_point": x_zero_point,
         "x_offset": tile.x_offset, "pairs": int(tile.pairs),
     }  # fmt: skip
 
@@ -49,7 +49,7 @@ def test_same_bytes(tile: TileSpec, epilogue: str) -> None:
         rest = (multiplier, w_zero_point, float_bias)
 
         bench = ProductBench(active_features(), threads)
-        panels_nbytes = padded_columns(n, tile) * -(-k // 4) * tile.weight_nbytes
+        panels_nbytes = padded_columns(n, tile) * -(-k // tile.kr) * 4
         panels, columns = bench.scratch(panels_nbytes), bench.scratch(16 * padded_columns(n, tile))
         source = bench.operand(Value("w", w.dtype, w.shape))
         fields = row_of(tile, k, n, x_zero_point) | {

@@ -22,9 +22,9 @@ from qrt.gemm.extents import (
     product_extents,
     rows_nbytes,
 )
-from qrt.gemm.table import EPILOGUES, FLOAT_EPILOGUE, FLOAT_TILES, TILES, TileSpec
+from qrt.gemm.table import EPILOGUES, FLOAT_EPILOGUE, FLOAT_TILES, TILES, WEIGHT_NBYTES, TileSpec
 from qrt.gemm.tiles import tiles as tile_functions
-from qrt.gemm.widen import widen_rows
+from qrt.gemm.widen import widen_rows, words_nbytes
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.simd.memory import as_i32, as_i64, as_u8, operand, put_ramp
 from qrt.simd.scalar import share
@@ -197,7 +197,7 @@ def fill_dense_rows(row, x, work, mr, m0, m):  # type: ignore[no-untyped-def]
 def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
     """The product kernel of a table row; its closure holds the tile's constants."""
     mr, nr, lanes = tile.mr, tile.nr, tile.lanes
-    weight_nbytes = tile.weight_nbytes
+    kr = tile.kr
     itemsize = 1 if epilogue == "u8" else 4
     heights, widths = tile.heights, tile.widths
     full_nv = tile.nv
@@ -211,19 +211,19 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
             return 0
         n = row[N]
         taps = row[KERNEL_H] * row[KERNEL_W]
-        k_groups = (row[CHANNELS] + 3) // 4
+        k_groups = (row[CHANNELS] + kr - 1) // kr
         table_nbytes = (3 * LANES + taps * mr + LANES) * 8
-        work_nbytes = table_nbytes + (mr * taps * k_groups * 8 if words else 0)
+        work_nbytes = table_nbytes + (words_nbytes(taps, k_groups, mr) if words else 0)
         work = operand(row, ROWS, arena, constants) + thread * work_nbytes
-        # a tile of words sees one tap of pairs
+        # a tile of words sees one tap
         tile_taps = 1 if words else taps
-        tile_groups = 2 * taps * k_groups if words else k_groups
+        tile_groups = taps * k_groups if words else k_groups
         dense = is_dense(row)
         pad = operand(row, PAD, arena, constants)
         limits = operand(row, LIMITS, arena, constants)
         y_pixel = row[Y_PIXEL]
         panels = (n + nr - 1) // nr
-        panel_nbytes = taps * k_groups * nr * weight_nbytes
+        panel_nbytes = taps * k_groups * nr * WEIGHT_NBYTES
         m_tiles = (m_total + mr - 1) // mr
         # the last rows take the lowest tile that holds them, the last columns the narrowest panel
         last_m = m_total - m_total // mr * mr
@@ -237,7 +237,7 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
             if nv * lanes >= rest:
                 last_nv = nv
         padded = n // nr * nr + (last_nv * lanes if rest > 0 else 0)
-        group_panels = taps * k_groups * weight_nbytes * padded
+        group_panels = taps * k_groups * WEIGHT_NBYTES * padded
         # split by the dimension whose largest share, in columns of tiles, is the smaller
         by_rows = (m_tiles + threads - 1) // threads * padded
         by_panels = min((panels + threads - 1) // threads * nr, padded) * m_tiles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qrt.gemm.table import TileSpec, padded_columns
+from qrt.gemm.table import WEIGHT_NBYTES, TileSpec, padded_columns
 from qrt.gemm.widen import words_nbytes
 from qrt.jit.declare import Extent
 
@@ -61,7 +61,7 @@ def rows_nbytes(taps: int, mr: int) -> int:
 
 def work_nbytes(tile: TileSpec, taps: int, channels: int) -> int:
     """Bytes of scratch of one thread: row pointers, and the widened rows of a tile of words."""
-    words = words_nbytes(taps, -(-channels // 4), tile.mr) if tile.words else 0
+    words = words_nbytes(taps, -(-channels // tile.kr), tile.mr) if tile.words else 0
     return rows_nbytes(taps, tile.mr) + words
 
 
@@ -102,13 +102,13 @@ def product_extents(tile: TileSpec, itemsize: int, row: Mapping[str, int]) -> li
     if tile.family != "portable":
         check_alignment(row, "panels", 64)  # tiles load weights with aligned instructions
     taps = row["kernel_h"] * row["kernel_w"]
-    groups = -(-row["channels"] // 4)
+    groups = -(-row["channels"] // tile.kr)
     padded = padded_columns(row["n"], tile)
     m = row["batch"] * row["out_height"] * row["out_width"]
     extents = [
         Extent("x", input_nbytes(row)),
         Extent("y", output_nbytes(row, itemsize), writes=True),
-        Extent("panels", row["groups"] * padded * taps * groups * tile.weight_nbytes),
+        Extent("panels", row["groups"] * padded * taps * groups * WEIGHT_NBYTES),
         Extent("columns", row["groups"] * padded * 16),
         Extent("pad", row["channels"]),
         Extent("limits", 16),

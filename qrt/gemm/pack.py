@@ -1,9 +1,9 @@
 """Weights in the order that a tile reads them.
 
-Panels of NR columns; in a panel, groups of KR = 4 inputs; in a group, vectors of lanes; in a lane,
-the four weights of one column. Columns are permuted within the panel (`column_order`), inputs are
-padded with zeros to a multiple of 4 per tap. `columns` holds per panel, in the same order: bias
-int32, multiplier float32, -w_zero_point int32, float bias float32.
+Panels of NR columns; in a panel, groups of KR inputs; in a group, vectors of lanes; in a lane, the
+four int8 or two int16 weights of one column. Columns are permuted within the panel
+(`column_order`), inputs are padded with zeros to a multiple of KR per tap. `columns` holds per
+panel, in the same order: bias int32, multiplier float32, -w_zero_point int32, float bias float32.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from qrt.gemm.order import column_order
-from qrt.gemm.table import TileSpec, last_width
+from qrt.gemm.table import WEIGHT_NBYTES, TileSpec, last_width
 
 Array = np.ndarray[Any, Any]
-KR = 4
+KR = 4  # of most tiles: what the cost of a product is counted in before its tile is known
 
 
 def panel_widths(n: int, tile: TileSpec) -> list[int]:
@@ -38,30 +38,28 @@ def column_positions(n: int, tile: TileSpec, epilogue: str) -> Array:
 
 def panel_nbytes(taps: int, channels: int, tile: TileSpec) -> int:
     """Bytes of a full panel."""
-    return taps * -(-channels // KR) * tile.nr * tile.weight_nbytes
+    return taps * -(-channels // tile.kr) * tile.nr * WEIGHT_NBYTES
 
 
 def pack_weights(w: Array, tile: TileSpec, epilogue: str) -> Array:
     """Pack w (n, taps, channels) int8. Returns uint8 (nbytes,), full panels first."""
     n, taps, channels = w.shape
-    groups = -(-channels // KR)
+    groups = -(-channels // tile.kr)
     parts = []
     column = 0
     for nv in panel_widths(n, tile):
         order = np.array(column_order(nv, tile.lanes, epilogue)) + column
-        block = np.zeros((nv * tile.lanes, taps, groups * KR), np.int8)
+        block = np.zeros((nv * tile.lanes, taps, groups * tile.kr), np.int8)
         valid = order < n
         block[valid, :, :channels] = w[order[valid]]
         # (vector, lane, tap, group, k) -> (tap, group, vector, lane, k)
-        block = block.reshape(nv, tile.lanes, taps, groups, KR).transpose(2, 3, 0, 1, 4)
+        block = block.reshape(nv, tile.lanes, taps, groups, tile.kr).transpose(2, 3, 0, 1, 4)
         if tile.pairs:
             # k0 k1 of all lanes, then k2 k3
             split = block.reshape(taps, groups, nv, tile.lanes, 2, 2)
             block = np.ascontiguousarray(split.transpose(0, 1, 2, 4, 3, 5))
         if tile.words:
-            # int16 pairs (k0, k1) of all vectors, then (k2, k3): a group of the tile is one pair
-            words = block.astype(np.int16).reshape(taps, groups, nv, tile.lanes, 2, 2)
-            block = np.ascontiguousarray(words.transpose(0, 1, 4, 2, 3, 5))
+            block = block.astype(np.int16)
         parts.append(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
         column += nv * tile.lanes
     return np.concatenate(parts) if parts else np.zeros(0, np.uint8)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from qrt.gemm.table import WEIGHT_NBYTES
 from qrt.jit.declare import Extent, kernel, slots
 from qrt.simd.memory import as_i8, as_i16, as_i32, operand
 
@@ -23,14 +24,14 @@ FIELDS = (
     "padded",  # columns of all panels
     "nr",  # columns of a full panel
     "lanes",
-    "weight_nbytes",  # 4: bytes k0 k1 k2 k3; 8: int16 pairs (k0, k1) of all vectors, then (k2, k3)
+    "kr",  # of a lane: 4 bytes k0 k1 k2 k3, or 2 int16 k0 k1
     "x_zero_point",
     "x_offset",  # what the tile subtracts from x before it multiplies
     "pairs",  # bytes (k0, k1) of all lanes, then (k2, k3)
 )
 (
-    W, PANELS, COLUMNS, TEMPLATE, ORDER, K, N, PADDED, NR, LANES, WEIGHT_NBYTES, X_ZERO_POINT,
-    X_OFFSET, PAIRS,
+    W, PANELS, COLUMNS, TEMPLATE, ORDER, K, N, PADDED, NR, LANES, KR, X_ZERO_POINT, X_OFFSET,
+    PAIRS,
 ) = slots(FIELDS)  # fmt: skip
 LIMIT = 2**31
 
@@ -40,17 +41,17 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
     for name in ("k", "n", "padded", "nr", "lanes"):
         if not 0 <= row[name] < LIMIT:
             raise ValueError(f"{name} must be between 0 and {LIMIT}, got {row[name]}")
-    if row["weight_nbytes"] not in (4, 8):
-        raise ValueError(f"weight_nbytes must be 4 or 8, got {row['weight_nbytes']}")
+    if row["kr"] not in (2, 4):
+        raise ValueError(f"kr must be 2 or 4, got {row['kr']}")
     lanes, nr, padded = row["lanes"], row["nr"], row["padded"]
     if not lanes or not nr or nr % lanes or padded % lanes:
         raise ValueError(f"panels of {nr} columns and {padded} columns are not whole vectors")
     if row["n"] > padded:
         raise ValueError(f"{row['n']} columns do not fit into {padded}")
-    groups = -(-row["k"] // 4)
+    groups = -(-row["k"] // row["kr"])
     return [
         Extent("w", row["k"] * row["n"]),
-        Extent("panels", padded * groups * row["weight_nbytes"], writes=True),
+        Extent("panels", padded * groups * WEIGHT_NBYTES, writes=True),
         Extent("columns", 16 * padded, writes=True),
         Extent("template", 16 * padded),
         Extent("order", 4 * padded),
@@ -65,8 +66,8 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
     template = operand(row, TEMPLATE, arena, constants)
     order = as_i32(operand(row, ORDER, arena, constants))
     k, n, padded, nr, lanes = row[K], row[N], row[PADDED], row[NR], row[LANES]
-    groups = (k + 3) // 4
-    wide = row[WEIGHT_NBYTES] == 8
+    kr = row[KR]
+    groups = (k + kr - 1) // kr
     for position in range(padded * thread // threads, padded * (thread + 1) // threads):
         column = order[position]
         is_padding = column < 0 or column >= n
@@ -75,18 +76,17 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
         width = min(nr, padded - panel * nr)  # columns of this panel
         vector = inside // lanes
         lane = inside - vector * lanes
-        base = panels + panel * nr * groups * row[WEIGHT_NBYTES]
+        base = panels + panel * nr * groups * WEIGHT_NBYTES
         total = 0
         for g in range(groups):
-            at = base + (g * width + vector * lanes) * row[WEIGHT_NBYTES]
-            pairs_at = base + (2 * g * width + inside) * 4
-            for i in range(4):
+            at = base + (g * width + vector * lanes) * WEIGHT_NBYTES
+            for i in range(kr):
                 value = 0
-                if not is_padding and g * 4 + i < k:
-                    value = w[(g * 4 + i) * n + column]
+                if not is_padding and g * kr + i < k:
+                    value = w[(g * kr + i) * n + column]
                 total += value
-                if wide:
-                    as_i16(pairs_at + i // 2 * width * 4 + i % 2 * 2)[0] = np.int16(value)
+                if kr == 2:
+                    as_i16(at + lane * 4 + i * 2)[0] = np.int16(value)
                 elif row[PAIRS] != 0:
                     as_i8(at + ((i // 2) * lanes + lane) * 2 + i % 2)[0] = np.int8(value)
                 else:

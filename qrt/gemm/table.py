@@ -17,19 +17,19 @@ class TileSpec:
     tiles have, tallest (MR) first: the last rows of a product, and all rows of a short one (GEMV),
     take the lowest tile that holds them. A tile that multiplies x - `x_offset` needs `x_offset`
     times the weights' sums in the bias. `pairs` says that in a vector of weights, k0 k1 of all
-    lanes lie before k2 k3. `words` says that the tile multiplies pairs of int16: the driver widens
-    the rows of a tile once for all panels (`widen.py`).
+    lanes lie before k2 k3. `kr` are the bytes of x in a dot
+    group: a tile of 2 multiplies pairs of int16 (`words`), and the driver widens its rows once for
+    all panels (`widen.py`).
     """
 
     family: str
     heights: tuple[int, ...]
     widths: tuple[int, ...]
     lanes: int
-    weight_nbytes: int
+    kr: int
     features: tuple[str, ...]
     x_offset: int = 0
     pairs: bool = False
-    words: bool = False
     types: str = "u8s8"
 
     @property
@@ -48,6 +48,11 @@ class TileSpec:
         return self.widths[0]
 
     @property
+    def words(self) -> bool:
+        """True where activations and weights are int16."""
+        return self.kr == 2
+
+    @property
     def nr(self) -> int:
         """Columns of a full panel."""
         return self.nv * self.lanes
@@ -56,10 +61,11 @@ class TileSpec:
         """Id of the micro-kernel, e.g. gemm_u8s8_6x64k4_vnni512_u8, gemm_f32_6x64_fma512."""
         if self.types == "f32":
             return f"gemm_f32_{self.mr}x{self.nr}_{self.family}"
-        return f"gemm_u8s8_{self.mr}x{self.nr}k4_{self.family}_{epilogue}"
+        return f"gemm_u8s8_{self.mr}x{self.nr}k{self.kr}_{self.family}_{epilogue}"
 
 
 EPILOGUES = ("u8", "f32")
+WEIGHT_NBYTES = 4  # of one column's weights in a dot group, whatever their type
 
 # cycles, fitted to 1 to 196 rows of 8 to 240 columns on one AVX512-VNNI core (0.4 % above the best
 # of two tiles in the mean): 64 bytes of weights from L2, the epilogue of a vector of sums, what a
@@ -76,9 +82,9 @@ TILES: tuple[TileSpec, ...] = (
     TileSpec("vnni512", (6, 5, 4, 3, 2, 1), (4, 2, 1), 16, 4, _VNNI),
     TileSpec("vnni512", (12, 10, 8, 6, 4, 3, 2, 1), (2, 1), 16, 4, _VNNI),
     TileSpec("vnni256", (6, 4, 2, 1), (2, 1), 8, 4, _VEX_VNNI),
-    TileSpec("madd512", (6, 4, 2, 1), (4, 2, 1), 16, 8, ("avx512",), words=True),
-    TileSpec("madd256", (6, 4, 2, 1), (2, 1), 8, 8, ("avx2",), words=True),
-    TileSpec("madd128", (4, 2, 1), (2, 1), 4, 8, ("sse41",), words=True),
+    TileSpec("madd512", (6, 4, 2, 1), (4, 2, 1), 16, 2, ("avx512",)),
+    TileSpec("madd256", (6, 4, 2, 1), (2, 1), 8, 2, ("avx2",)),
+    TileSpec("madd128", (4, 2, 1), (2, 1), 4, 2, ("sse41",)),
     # the tile of AVX-VNNI in the other encoding: never chosen, but it runs where that one does not
     TileSpec("vnni256vl", (6, 4, 2, 1), (2, 1), 8, 4, _VNNI),
     TileSpec("i8mm", (5, 4, 3, 2, 1), (4, 2, 1), 4, 4, ("neon", "i8mm")),
@@ -126,9 +132,10 @@ def cost(m: int, n: int, groups: int, tile: TileSpec) -> float:
     full, rest = divmod(n, tile.nr)
     widths = [(tile.nv, full)] + ([(last_width(rest, tile), 1)] if rest else [])
     heights = [(tile.mr, m // tile.mr)] + ([(last_height(m, tile), 1)] if m % tile.mr else [])
+    per_four = WEIGHT_NBYTES * 4 // tile.kr  # bytes of a column's weights in a group of four
     cycles = 0.0
     for (nv, panels), (mr, tiles) in product(widths, heights):
-        step = max(mr * nv, mr + nv, LOAD * nv * tile.lanes * tile.weight_nbytes / 64)
+        step = max(mr * nv, mr + nv, LOAD * nv * tile.lanes * per_four / 64)
         if tile.types == "f32":
             step = max(step, LATENCY)
         cycles += panels * tiles * (groups * step + EPILOGUE * mr * nv + START)

@@ -12,18 +12,20 @@ from typing import Any
 from qrt.jit.declare import helper, intrinsic
 from qrt.simd.memory import as_i64
 
-_BLOCK = 16  # bytes widened at once
+BLOCK = 16  # bytes widened at once; the last block of a piece reads and writes past its end
 
 
-def words_nbytes(taps: int, groups: int, mr: int) -> int:
-    """Bytes of mr widened rows: two for each of the four of a dot group."""
-    return mr * taps * groups * 8
+@helper
+def words_nbytes(taps, groups, mr):  # type: ignore[no-untyped-def]
+    """Bytes of mr widened rows, two for each of the two of a dot group, and the last overrun."""
+    return mr * taps * groups * 4 + 2 * BLOCK
 
 
 def _build_widen(module: Any, name: str) -> Any:
     """LLVM function (table, step, taps, nbytes, out): `taps` pieces of `nbytes`, one by one.
 
-    `table` holds the address of each piece, `step` bytes apart; nbytes is a positive multiple of 4.
+    `table` holds the address of each piece, `step` bytes apart; nbytes is positive. Pieces lie in
+    order, so that the next overwrites what a last block wrote too much.
     """
     from llvmlite import ir
 
@@ -33,63 +35,36 @@ def _build_widen(module: Any, name: str) -> Any:
     fn.linkage = "internal"
     fn.attributes.add("noinline")
     table, step, taps, nbytes, out = fn.args
-    entry, head, blocks, middle, dwords, tail, end = (
-        fn.append_basic_block(n)
-        for n in ("entry", "tap", "blocks", "middle", "dwords", "tail", "end")
+    entry, head, blocks, tail, end = (
+        fn.append_basic_block(n) for n in ("entry", "tap", "blocks", "tail", "end")
     )
-
-    def copy(b: Any, source: Any, at: Any, to: Any, count: int) -> Any:
-        """Widen `count` bytes; returns the address behind what was stored."""
-        narrow = load(b, b.add(source, at), ir.VectorType(I8, count), 1)
-        store(b, b.zext(narrow, ir.VectorType(I16, count)), to, 2)
-        return b.add(to, const(2 * count))
-
-    b = ir.IRBuilder(entry)
-    whole = b.and_(nbytes, const(-_BLOCK))
-    b.branch(head)
+    ir.IRBuilder(entry).branch(head)
 
     b = ir.IRBuilder(head)
-    tap, slot, to0 = b.phi(I64), b.phi(I64), b.phi(I64)
+    tap, slot, to = b.phi(I64), b.phi(I64), b.phi(I64)
     source = load(b, slot, I64, 8)
-    b.cbranch(b.icmp_signed(">", whole, const(0)), blocks, middle)
+    b.branch(blocks)
 
     b = ir.IRBuilder(blocks)
-    i, to = b.phi(I64), b.phi(I64)
-    to_next = copy(b, source, i, to, _BLOCK)
-    i_next = b.add(i, const(_BLOCK))
-    b.cbranch(b.icmp_signed("<", i_next, whole), blocks, middle)
-    for phi, first, following in ((i, const(0), i_next), (to, to0, to_next)):
-        phi.add_incoming(first, head)
-        phi.add_incoming(following, blocks)
-
-    b = ir.IRBuilder(middle)
-    to1 = b.phi(I64)
-    to1.add_incoming(to0, head)
-    to1.add_incoming(to_next, blocks)
-    b.cbranch(b.icmp_signed("<", whole, nbytes), dwords, tail)
-
-    b = ir.IRBuilder(dwords)
-    i, to = b.phi(I64), b.phi(I64)
-    to_next = copy(b, source, i, to, 4)
-    i_next = b.add(i, const(4))
-    b.cbranch(b.icmp_signed("<", i_next, nbytes), dwords, tail)
-    for phi, first, following in ((i, whole, i_next), (to, to1, to_next)):
-        phi.add_incoming(first, middle)
-        phi.add_incoming(following, dwords)
+    i = b.phi(I64)
+    narrow = load(b, b.add(source, i), ir.VectorType(I8, BLOCK), 1)
+    words = b.zext(narrow, ir.VectorType(I16, BLOCK))
+    store(b, words, b.add(to, b.mul(i, const(2))), 2)
+    i_next = b.add(i, const(BLOCK))
+    b.cbranch(b.icmp_signed("<", i_next, nbytes), blocks, tail)
+    i.add_incoming(const(0), head)
+    i.add_incoming(i_next, blocks)
 
     b = ir.IRBuilder(tail)
-    to2 = b.phi(I64)
-    to2.add_incoming(to1, middle)
-    to2.add_incoming(to_next, dwords)
-    tap_next, slot_next = b.add(tap, const(1)), b.add(slot, step)
-    b.cbranch(b.icmp_signed("<", tap_next, taps), head, end)
+    tap_next = b.add(tap, const(1))
     for phi, first, following in (
         (tap, const(0), tap_next),
-        (slot, table, slot_next),
-        (to0, out, to2),
+        (slot, table, b.add(slot, step)),
+        (to, out, b.add(to, b.mul(nbytes, const(2)))),
     ):
         phi.add_incoming(first, entry)
         phi.add_incoming(following, tail)
+    b.cbranch(b.icmp_signed("<", tap_next, taps), head, end)
     ir.IRBuilder(end).ret_void()
     return fn
 
@@ -117,10 +92,10 @@ def widen_rows(rows, mr, taps, m, groups, table, out):  # type: ignore[no-untype
     Returns `table`, int64[mr]: where each widened row starts; those from m on repeat the last.
     """
     starts = as_i64(table)
-    row_nbytes = taps * groups * 8
+    row_nbytes = taps * groups * 4
     if row_nbytes > 0:
         for r in range(m):
-            widen_pieces(rows + r * 8, mr * 8, taps, groups * 4, out + r * row_nbytes)
+            widen_pieces(rows + r * 8, mr * 8, taps, groups * 2, out + r * row_nbytes)
     for r in range(mr):
         starts[r] = out + (r if r < m else m - 1) * row_nbytes
     return table

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qrt.gemm.pack import Array, pack_columns, panel_widths
-from qrt.gemm.table import TileSpec, cost, padded_columns, select_tile
+from qrt.gemm.table import WEIGHT_NBYTES, TileSpec, cost, padded_columns, select_tile
 from qrt.gemm.winograd import BIAS_FACTOR, POSITIONS, transform_weights
 
 
@@ -54,28 +54,28 @@ _512 = {"input_cycles": 260, "output_cycles": 300}
 # Cycles are those of a Zen 4 core (fitted to bench/tiles.py)
 WINOGRAD: tuple[WinogradSpec, ...] = (
     WinogradSpec(
-        TileSpec("vnni512_words", (6, 5, 4), (4, 2, 1), 16, 4, _VNNI), **_512,
+        TileSpec("vnni512_words", (6, 5, 4), (4, 2, 1), 16, 2, _VNNI), **_512,
         pair_cycles=1, direct=1.03,
     ),
     WinogradSpec(
-        TileSpec("vnni256_words", (6, 5, 4), (2, 1), 8, 4, ("avx2", "avxvnni")), **_256,
+        TileSpec("vnni256_words", (6, 5, 4), (2, 1), 8, 2, ("avx2", "avxvnni")), **_256,
         pair_cycles=0.55, direct=0.55,
     ),
     WinogradSpec(
-        TileSpec("madd512", (6, 5, 4), (4, 2, 1), 16, 4, ("avx512",)), **_512,
+        TileSpec("madd512", (6, 5, 4), (4, 2, 1), 16, 2, ("avx512",)), **_512,
         pair_cycles=1.38, direct=2.8,
     ),
     WinogradSpec(
-        TileSpec("madd256", (6, 5, 4), (2, 1), 8, 4, ("avx2",)), **_256,
+        TileSpec("madd256", (6, 5, 4), (2, 1), 8, 2, ("avx2",)), **_256,
         pair_cycles=0.67, direct=1.4,
     ),
     WinogradSpec(
-        TileSpec("madd128", (4, 3, 2), (2, 1), 4, 4, ("sse41",)), input_cycles=350,
+        TileSpec("madd128", (4, 3, 2), (2, 1), 4, 2, ("sse41",)), input_cycles=350,
         output_cycles=180, pair_cycles=0.76, direct=1.4,
     ),
     # the row of AVX-VNNI in the other encoding: never chosen, but it runs where that one does not
     WinogradSpec(
-        TileSpec("vnni256vl_words", (6, 5, 4), (2, 1), 8, 4, _VNNI), **_256,
+        TileSpec("vnni256vl_words", (6, 5, 4), (2, 1), 8, 2, _VNNI), **_256,
         pair_cycles=0.55, direct=0.55,
     ),
 )  # fmt: skip
@@ -102,7 +102,7 @@ def select_winograd(
         spec.input_cycles * -(-channels // spec.channels) + spec.output_cycles * vectors
     )
     products = tiles * POSITIONS * pairs * vectors * spec.pair_cycles
-    weights = POSITIONS * pairs * padded * spec.tile.weight_nbytes / STREAM
+    weights = POSITIONS * pairs * padded * WEIGHT_NBYTES / STREAM
     groups = min(9 * -(-channels // 4), 3 * -(-3 * channels // 4))  # by taps or by kernel rows
     direct = spec.direct * cost(m, n, groups, select_tile(m, n, groups, features))
     return spec if tiles * transforms + products + weights < direct else None

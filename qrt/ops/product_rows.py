@@ -13,7 +13,7 @@ from qrt.gemm.driver import PRODUCTS, row_sums_kernel
 from qrt.gemm.extents import rows_nbytes, work_nbytes
 from qrt.gemm.pack import KR, column_positions, pack_columns, pack_weights, panel_nbytes
 from qrt.gemm.pack_kernel import pack_kernel
-from qrt.gemm.table import TileSpec, padded_columns, select_tile
+from qrt.gemm.table import WEIGHT_NBYTES, TileSpec, padded_columns, select_tile
 from qrt.ops.product import Product, max_scaled, sum_bound, weight_sums, wrap_i32
 from qrt.ops.spec import Array, Lowering, Operand
 from qrt.simd.caches import cache_sizes
@@ -87,7 +87,7 @@ def lower_computed_product(
     geometry = geometry | {"channels": k, "n": n}
     tile = _tile(program, m, n, -(-k // KR), product, bound, geometry)
     padded = padded_columns(n, tile)
-    panels = program.scratch(padded * -(-k // KR) * tile.weight_nbytes)
+    panels = program.scratch(padded * -(-k // tile.kr) * WEIGHT_NBYTES)
     columns = program.scratch(16 * padded)
     program.emit(
         pack_kernel,
@@ -101,7 +101,7 @@ def lower_computed_product(
         padded=padded,
         nr=tile.nr,
         lanes=tile.lanes,
-        weight_nbytes=tile.weight_nbytes,
+        kr=tile.kr,
         x_zero_point=int(product.x.zero_point),
         x_offset=tile.x_offset,
         pairs=int(tile.pairs),
