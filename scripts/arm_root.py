@@ -3,8 +3,9 @@
     python scripts/arm_root.py FOLDER
 
 For Debian 12 on x86-64 with this Python's version in it: packages are fetched with a private apt
-state (the system's own is only read for its sources and keys) and unpacked, never installed; wheels
-come from pip. Nothing in it needs numba: kernels arrive as object files. Takes half a minute.
+state (the system's own is only read for its sources and keys) and unpacked, never installed, qemu
+too; wheels come from pip. Nothing in it needs numba: kernels arrive as object files. Takes half a
+minute.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -39,10 +41,9 @@ PACKAGES = (
     "libncursesw6",
 )
 # the versions of this Python's own packages, so that caches agree; numba lends its version only
-WHEELS = ("numpy", "onnx", "llvmlite", "ml_dtypes", "protobuf", "typing_extensions", "numba",
-          "pytest", "iniconfig", "packaging", "pluggy", "pygments", "hypothesis",
-          "sortedcontainers")  # fmt: skip
+WHEELS = ("numpy", "onnx", "llvmlite", "ml_dtypes", "protobuf", "typing_extensions", "numba")
 PLATFORMS = ("manylinux2014", "manylinux_2_26", "manylinux_2_27", "manylinux_2_28")
+QEMU = "usr/bin/qemu-aarch64-static"
 DONE = "complete"
 
 
@@ -69,15 +70,16 @@ def build_root(root: Path) -> None:
     for tool in ("apt-get", "dpkg"):
         if shutil.which(tool) is None:
             raise Unavailable(f"{tool} is not here")
-    _unpack_packages(root)
-    _install_wheels(root)
+    _unpack_packages("arm64", PACKAGES, root)
+    _unpack_packages("amd64", ("qemu-user-static",), root / "qemu")
+    install_wheels(root)
     (root / DONE).touch()
 
 
 def command(root: Path, cpu: str, *arguments: str) -> list[str]:
     """The command line that runs AArch64 Python on an emulated `cpu`."""
-    qemu = shutil.which("qemu-aarch64-static") or str(root / "qemu" / "usr/bin/qemu-aarch64-static")
-    return [qemu, "-L", str(root), "-cpu", cpu, str(root / "usr/bin" / PYTHON), *arguments]
+    qemu, python = str(root / "qemu" / QEMU), str(root / "usr/bin" / PYTHON)
+    return [qemu, "-L", str(root), "-cpu", cpu, python, *arguments]
 
 
 def site_packages(root: Path) -> Path:
@@ -85,9 +87,9 @@ def site_packages(root: Path) -> Path:
     return root / "site-packages"
 
 
-def _unpack_packages(root: Path) -> None:
-    """Fetch for arm64 with a private apt state, and qemu for this machine when it lacks it."""
-    apt = root / "apt"
+def _unpack_packages(architecture: str, packages: Sequence[str], target: Path) -> None:
+    """Fetch packages of `architecture` with a private apt state, and unpack them into `target`."""
+    apt = target / "apt"
     for folder in ("lists/partial", "cache/archives/partial"):
         (apt / folder).mkdir(parents=True)
     (apt / "status").touch()
@@ -96,25 +98,20 @@ def _unpack_packages(root: Path) -> None:
         "Dir::State::lists": apt / "lists",
         "Dir::State::status": apt / "status",
         "Dir::Cache": apt / "cache",
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
         "APT::Sandbox::User": "root",
     }
-    arm = [f"-o{key}={value}" for key, value in options.items()]
-    _run(["apt-get", *arm, "update"], apt)
-    _run(["apt-get", *arm, "download", *PACKAGES], apt)
+    private = [f"-o{key}={value}" for key, value in options.items()]
+    _run(["apt-get", *private, "update"], apt)
+    _run(["apt-get", *private, "download", *packages], apt)
     for package in sorted(apt.glob("*.deb")):
-        _run(["dpkg", "-x", str(package), str(root)], apt)
-    if shutil.which("qemu-aarch64-static") is None:
-        own = root / "qemu"
-        own.mkdir()
-        _run(["apt-get", "download", "qemu-user-static"], own)
-        for package in own.glob("*.deb"):
-            _run(["dpkg", "-x", str(package), str(own)], own)
+        _run(["dpkg", "-x", str(package), str(target)], apt)
     shutil.rmtree(apt)
 
 
-def _install_wheels(root: Path) -> None:
+def install_wheels(root: Path) -> None:
+    """Fetch wheels for AArch64 into `site_packages(root)`. Raises Unavailable."""
     pins = [pin for name in WHEELS if (pin := _pin(name))]
     platforms = [part for name in PLATFORMS for part in ("--platform", f"{name}_aarch64")]
     target = site_packages(root)
@@ -141,7 +138,7 @@ def _run(command: list[str], folder: Path) -> None:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         words = getattr(error, "stderr", None) or str(error)
-        raise Unavailable(f"{' '.join(command[:2])}: {words.strip()[-500:]}") from error
+        raise Unavailable(f"{' '.join(command[:3])}: {words.strip()[-500:]}") from error
 
 
 if __name__ == "__main__":

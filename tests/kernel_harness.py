@@ -23,6 +23,7 @@ from qrt.program.constants import aligned_bytes
 from qrt.simd.features import active_features, detected_features, levels
 
 Array = np.ndarray[Any, Any]
+Call = tuple[Kernel, Array, int, int]  # with its row, thread and number of threads
 GUARD = 192  # bytes before and after every tensor
 ALIGN = 64
 ENTRY = ctypes.CFUNCTYPE(
@@ -63,6 +64,7 @@ class Bench:
     notes: list[str] = field(default_factory=list)
     places: dict[int, Place] = field(default_factory=dict)
     spans: list[tuple[int, int]] = field(default_factory=list)
+    scratches: list[tuple[int, int]] = field(default_factory=list)
 
     def _arena(self, nbytes: int) -> Place:
         start = -(-self.arena_nbytes // ALIGN) * ALIGN
@@ -88,7 +90,9 @@ class Bench:
         return self.constant(make())
 
     def scratch(self, nbytes: int) -> Place:
-        return self._arena(nbytes)
+        place = self._arena(nbytes)
+        self.scratches.append(self.spans[-1])
+        return place
 
     def threads(self) -> int:
         return self.most_threads
@@ -205,17 +209,31 @@ def run_node(
 
 def run_rows(bench: Bench, arena: Array, constants: Array, threads: int) -> None:
     """Every row once per thread, in order."""
-    kernels = {k.name: k for k, _ in bench.rows}
-    addresses = kernel_addresses(kernels.values(), target_for(bench.features))
+    calls = []
     for kernel, fields in bench.rows:
         row = np.zeros(len(HEADER) + len(kernel.fields), np.int64)
         row[len(HEADER) :] = [fields[name] for name in kernel.fields]
+        calls += [(kernel, row, thread, threads) for thread in range(threads)]
+    run_calls(bench.features, calls, arena, constants, bench.scratches)
+
+
+def run_calls(
+    features: frozenset[str],
+    calls: Sequence[Call],
+    arena: Array,
+    constants: Array,
+    scratches: Sequence[tuple[int, int]] = (),
+) -> None:
+    """Kernels compiled for `features`, one call after the other.
+
+    `scripts/arm_plugin.py` has its own, which runs them on another CPU; of what is left in
+    `scratches` (first byte, end) nothing is promised.
+    """
+    addresses = kernel_addresses([kernel for kernel, *_ in calls], target_for(features))
+    for kernel, row, thread, threads in calls:
         entry = ENTRY(addresses[kernel.name])
-        for thread in range(threads):
-            status = entry(
-                row.ctypes.data, arena.ctypes.data, constants.ctypes.data, thread, threads
-            )
-            assert status == 0, f"{kernel.name} returned {status}"
+        status = entry(row.ctypes.data, arena.ctypes.data, constants.ctypes.data, thread, threads)
+        assert status == 0, f"{kernel.name} returned {status}"
 
 
 def new_value(

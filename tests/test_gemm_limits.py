@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import time
 from typing import Any
 
+import kernel_harness
 import numpy as np
 import pytest
-from kernel_harness import ENTRY
+from cross import assembly, empty_module
 from product_cases import level_of, runnable
 
 from qrt.gemm.limits import (
@@ -19,32 +18,26 @@ from qrt.gemm.limits import (
     RESULT_NBYTES,
     THREADS,
     DotLimit,
+    build_dot_loop,
     copy_kernel,
     read_kernel,
 )
 from qrt.gemm.table import FLOAT_TILES, TILES
+from qrt.jit.assembly import count, inner_loop
 from qrt.jit.declare import HEADER, Kernel
-from qrt.jit.load import kernel_addresses
-from qrt.jit.target import target_for
+from qrt.jit.target import FEATURES
 from qrt.program.constants import aligned_bytes
-from qrt.simd.features import active_features
+from qrt.simd.features import LEVELS, active_features
 
 LIMITS = [pytest.param(limit, id=limit.family) for limit in DOT_KERNELS]
-
-
-def entry_of(kernel: Kernel, spec: str = "") -> Any:
-    """The kernel as something to call with addresses."""
-    target = target_for(active_features(spec))
-    return ENTRY(kernel_addresses([kernel], target)[kernel.name])
 
 
 def run(kernel: Kernel, row: dict[str, int], arena: Any, thread: int = 0, threads: int = 1,
         spec: str = "") -> None:  # fmt: skip
     """One thread's share of one row."""
     slots = np.array([0] * len(HEADER) + [row[name] for name in kernel.fields], np.int64)
-    call = entry_of(kernel, spec)
-    place = ctypes.c_void_p(arena.ctypes.data)
-    assert call(ctypes.c_void_p(slots.ctypes.data), place, place, thread, threads) == 0
+    calls = [(kernel, slots, thread, threads)]
+    kernel_harness.run_calls(active_features(spec), calls, arena, arena)
 
 
 def one_step(limit: DotLimit, x: Any) -> Any:
@@ -93,27 +86,33 @@ def test_dots(limit: DotLimit) -> None:
         np.testing.assert_array_equal(arena, before, "wrote outside its place")
 
 
+# instructions that make a product in each family's loop
+PRODUCTS = {
+    **dict.fromkeys(("vnni512", "vnni256", "vnni256vl"), r"(\{\w+\}\s+)?vpdpbusd"),
+    **dict.fromkeys(("madd512", "madd256", "madd128"), "v?pmaddwd"),
+    "i8mm": "usdot",
+    "dotprod": "sdot",
+    "neon": "smull",
+    "portable": r"imull|mul|madd",
+    **dict.fromkeys(("fma512", "fma256"), r"vfmadd\w+"),
+    "fmla": "fmla",
+    "emulated": r"v?mul[ps][ds]|fmul",
+}
+
+
 @pytest.mark.parametrize("limit", LIMITS)
-def test_no_step_is_optimised_away(limit: DotLimit) -> None:
-    """Ten times the steps take about ten times as long, and a step takes longer than a cycle."""
-    kernel = DOT_KERNELS[limit]
-    if not runnable(limit.features, kernel.name):
-        pytest.skip(f"{kernel.name} cannot run here")
-    arena = aligned_bytes(OPERAND_NBYTES + THREADS * RESULT_NBYTES)
-    arena[:] = 1
-    seconds = {}
-    for steps in (20_000, 200_000):
-        row = {"x": 0, "y": OPERAND_NBYTES, "steps": steps}
-        seconds[steps] = min(_timed(kernel, row, arena, level_of(limit.features)) for _ in range(7))
-    assert seconds[200_000] > 4 * seconds[20_000]
-    # at most two multiplies a cycle, at 6 GHz at most
-    assert seconds[200_000] / 200_000 > limit.accumulators / 2 / 6e9
-
-
-def _timed(kernel: Kernel, row: dict[str, int], arena: Any, spec: str) -> float:
-    start = time.perf_counter()
-    run(kernel, row, arena, spec=spec)
-    return time.perf_counter() - start
+@pytest.mark.parametrize("arch", LEVELS)
+def test_no_step_is_optimised_away(limit: DotLimit, arch: str) -> None:
+    """The loop makes every accumulator's product in every turn; so says its assembly."""
+    if not set(limit.features) <= set(FEATURES[arch]):
+        pytest.skip(f"{limit.family} is not of {arch}")
+    module = empty_module(arch)
+    build_dot_loop(module, "dots", limit, arch)
+    features = next(has for has in LEVELS[arch].values() if set(limit.features) <= set(has))
+    text = assembly(module, features)
+    product = rf"\s({PRODUCTS[limit.family]})\s"
+    halves = 2 if limit.family == "emulated" else 1  # float64 products of float32
+    assert count(inner_loop(text, product), product) == limit.accumulators * halves, text
 
 
 def test_every_family_has_a_limit() -> None:

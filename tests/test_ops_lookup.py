@@ -171,6 +171,19 @@ def test_dequantize_int32_needs_zero_points_of_zero() -> None:
     )
     with Cases("dequantize int32") as cases:
         cases.node("", dequantize.SPEC, node, [x], [x.astype(np.float32) * np.float32(0.1)])
+        scales = np.array([0.1, 3, 1e-9], np.float32)
+        by_channel = QParams(scales, np.zeros(3, np.int32), np.dtype(np.int32), 1)
+        for layout in (None, (0, 2, 1)):
+            grid = np.broadcast_to(x, (2, 3, 6))
+            several = Node(
+                "Dequantize",
+                [new_value("x", np.int32, grid.shape, layout)],
+                [new_value("y", np.float32, layout=layout)],
+                {"x": by_channel},
+                "qrt",
+            )
+            want = grid.astype(np.float32) * scales[:, None]
+            cases.node(("channels", layout), dequantize.SPEC, several, [grid], [want])
     node.attrs["x"] = qparams(0.1, 3, np.int32)
     with pytest.raises(UnsupportedError, match="zero points of 0"):
         dequantize.SPEC.lower(node, None)  # type: ignore[arg-type, misc]

@@ -84,7 +84,7 @@ MOVES: list[tuple[Any, int, dict[str, Any], list[Any], int]] = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32", "int64"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "int64"])
 def test_moves(dtype: str) -> None:
     rng = np.random.default_rng(1)
     x = codes(rng, (2, 6, 5, 8)).astype(dtype)
@@ -99,7 +99,7 @@ def test_moves(dtype: str) -> None:
             cases.node(case, spec, node, [x, *rest], want, specs=[""])
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "int64"])
 def test_pad(dtype: str) -> None:
     rng = np.random.default_rng(2)
     x = codes(rng, (2, 6, 5, 8)).astype(dtype)

@@ -66,7 +66,7 @@ DOT_LIMITS: tuple[DotLimit, ...] = (
     DotLimit("vnni256vl", ("avx512", "avx512vnni"), 12, 1, 1, 8, 4, ("u1", "i1")),
     DotLimit("i8mm", ("neon", "i8mm"), 24, 1, 1, 4, 4, ("u1", "i1")),
     DotLimit("dotprod", ("neon", "dotprod"), 24, 1, 1, 4, 4, ("i1", "i1")),
-    DotLimit("neon", ("neon",), 16, 4, 2, 4, 2, ("i1", "i1")),
+    DotLimit("neon", ("neon",), 16, 4, 4, 4, 2, ("i1", "i1")),
     DotLimit("portable", (), 4, 4, 1, 1, 1, ("i4", "i4")),
 )
 # the same of float32: fused multiply-adds, two a cycle with a latency of four need eight sums
@@ -75,7 +75,7 @@ FLOAT_LIMITS: tuple[DotLimit, ...] = (
     DotLimit("fma256", ("avx2", "fma"), 12, 1, 1, 8, 1, ("f4", "f4")),
     DotLimit("fmla", ("neon",), 24, 1, 1, 4, 1, ("f4", "f4")),
     # bound by its own dozen instructions: few accumulators leave it registers
-    DotLimit("emulated", (), 4, 1, 1, 4, 1, ("f4", "f4")),
+    DotLimit("emulated", (), 4, 4, 1, 4, 1, ("f4", "f4")),
 )
 
 
@@ -120,7 +120,7 @@ def _low_bytes(b: Any, value: Any) -> Any:
     return b.shuffle_vector(octets, ir.Constant(octets.type, ir.Undefined), mask)
 
 
-def _build_dot_loop(module: Any, name: str, limit: DotLimit, arch: str) -> Any:
+def build_dot_loop(module: Any, name: str, limit: DotLimit, arch: str) -> Any:
     """LLVM function (x, y, steps): `steps` times every accumulator gains its products."""
     from llvmlite import ir
 
@@ -190,7 +190,7 @@ def _dot_loop(limit: DotLimit) -> Any:
             from qrt.gemm.tile import need_features
 
             arch = context.codegen().target.arch
-            fn = _build_dot_loop(builder.module, f"qrt_limit_{limit.family}", limit, arch)
+            fn = build_dot_loop(builder.module, f"qrt_limit_{limit.family}", limit, arch)
             need_features(context, fn, limit.features)
             builder.call(fn, args)
             return ir.Constant(ir.IntType(64), 0)
