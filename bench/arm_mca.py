@@ -53,13 +53,16 @@ PEAKS = {
         *(f"sadalp v{i}.4s, v{12 + i}.8h" for i in range(12)),
     ],
     "dotprod": [f"sdot v{i}.4s, v24.16b, v25.4b[{i % 4}]" for i in range(24)],
-    "i8mm": [f"sudot v{i}.4s, v24.16b, v25.4b[{i % 4}]" for i in range(24)],
+    "i8mm": [f"usmmla v{i}.4s, v24.16b, v25.16b" for i in range(24)],
+    "usdot": [f"usdot v{i}.4s, v24.16b, v25.16b" for i in range(24)],
     "fmla": [f"fmla v{i}.4s, v24.4s, v25.s[{i % 4}]" for i in range(24)],
 }
-PEAK_MACS = {"neon": 12 * 8, "dotprod": 24 * 16, "i8mm": 24 * 16, "fmla": 24 * 4}
+PEAK_MACS = {
+    "neon": 12 * 8, "dotprod": 24 * 16, "i8mm": 24 * 32, "usdot": 24 * 16, "fmla": 24 * 4
+}  # fmt: skip
 # multiply-adds of one of a family's products
-MACS = {name: PEAK_MACS[name] // count(PEAKS[name], "smull|dot|fmla") for name in PEAKS}
-DOT = r"\s(sdot|usdot|sudot|smull2?|smlal2?|fmla)\s"
+MACS = {name: PEAK_MACS[name] // count(PEAKS[name], "smull|dot|mmla|fmla") for name in PEAKS}
+DOT = r"\s(sdot|usdot|sudot|usmmla|smull2?|smlal2?|fmla)\s"
 MOVES = r"\s(str|stp|ldr|ldp)\s.*\[sp"
 ITERATIONS = 200
 TILE_K = 256
@@ -101,7 +104,8 @@ def loops(features: frozenset[str]) -> Iterator[tuple[str, str, int, Loop]]:
             name = f"gemm {tile.family} {mr}x{nv * tile.lanes}"
             yield name, tile.family, mr * nv * tile.lanes, gemm_loop(tile, nv, target, mr)
     spec = next(s for s in DEPTHWISE if features.issuperset(s.features))
-    yield f"depthwise {spec.family} 3x3", spec.family, 0, depthwise_loop(spec.family, target)
+    product = "usdot" if spec.family == "i8mm" else spec.family  # one channel a lane: no matrix
+    yield f"depthwise {spec.family} 3x3", product, 0, depthwise_loop(spec.family, target)
 
 
 def cycles(lines: Any, cpu: str, mca: str) -> float:

@@ -31,8 +31,7 @@ EM_AARCH64 = 183
 ARM_TILES = [t for t in TILES if "neon" in t.features]
 ARM_FLOAT_TILES = [t for t in FLOAT_TILES if "neon" in t.features]
 ARM_DEPTHWISE = [s for s in DEPTHWISE if "neon" in s.features]
-# by element, usdot with the signed side first is called sudot
-INSTRUCTIONS = {"neon": ("smull", "sadalp"), "dotprod": ("sdot",), "i8mm": ("sudot",)}
+INSTRUCTIONS = {"neon": ("smull", "sadalp"), "dotprod": ("sdot",), "i8mm": ("usmmla",)}
 LIBC = {"memset", "memcpy", "memmove", "sched_yield", "clock_gettime", "pthread_mutex_lock",
         "pthread_mutex_unlock", "pthread_cond_signal", "pthread_cond_broadcast",
         "pthread_cond_wait", "pthread_self", "pthread_getaffinity_np", "sched_getcpu",

@@ -29,6 +29,7 @@ def row_of(tile: TileSpec, k: int, n: int, x_zero_point: int = 0) -> dict[str, i
         "k": k, "n": n, "padded": padded_columns(n, tile), "nr": tile.nr, "lanes": tile.lanes,
         "kr": tile.kr, "x_zero_point": x_zero_point,
         "x_offset": tile.x_offset, "pairs": int(tile.pairs),
+        "octets": int(tile.octets),
     }  # fmt: skip
 
 

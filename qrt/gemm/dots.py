@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from qrt.gemm.float_dots import FLOAT_FAMILIES
-from qrt.gemm.tile import I8, I16, I32, Dot, const, declare, load, splat
+from qrt.gemm.tile import I8, I16, I32, I64, Dot, const, declare, load, splat
 
 _BYTES = ir.VectorType(I8, 16)  # a NEON register
 _SUMS = ir.VectorType(I32, 4)
@@ -115,16 +115,53 @@ DOTPROD = Dot(
     block_groups=4,
 )
 
-# with one operand by element this is sudot: the weights are the signed side
+def usmmla(b: Any, acc: Any, x: Any, w: Any) -> Any:
+    """Two rows of 8 u8 by two columns of 8 s8: the 2 x 2 int32 in acc gain eight products each."""
+    name = "llvm.aarch64.neon.usmmla.v4i32.v16i8"
+    return b.call(declare(b.module, name, _SUMS, [_SUMS, _BYTES, _BYTES]), [acc, x, w])
+
+
+def _two_rows(b: Any, addresses: list[Any]) -> list[Any]:
+    """Twice 8 bytes of one row, then 8 of the other, from 16 bytes of both."""
+    first, second = (load(b, address, ir.VectorType(I64, 2), 1) for address in addresses)
+    masks = [ir.Constant(ir.VectorType(I32, 2), [half, 2 + half]) for half in (0, 1)]
+    return [b.bitcast(b.shuffle_vector(first, second, mask), _BYTES) for mask in masks]
+
+
+def _two_heads(b: Any, heads: list[Any]) -> Any:
+    """8 bytes of one row, then 8 of the other; behind 4 bytes, zeros."""
+    pair = ir.Constant(ir.VectorType(I64, 2), ir.Undefined)
+    for i, head in enumerate(heads):
+        pair = b.insert_element(pair, b.zext(head, I64), const(i, I32))
+    return b.bitcast(pair, _BYTES)
+
+
+def _load_octets(b: Any, address: Any) -> tuple[Any, Any]:
+    """Columns 0 and 1 of a vector, and columns 2 and 3: 8 weights of each."""
+    return _load_bytes(b, address), _load_bytes(b, b.add(address, const(16)))
+
+
+def _load_quads(b: Any, address: Any) -> tuple[Any, Any]:
+    """The same of 4 weights, zeros behind them."""
+    words = load(b, address, _SUMS, 16)
+    masks = [ir.Constant(_SUMS, mask) for mask in ([0, 4, 1, 4], [2, 4, 3, 4])]
+    low, high = (b.shuffle_vector(words, splat_const(0, I32, 4), mask) for mask in masks)
+    return b.bitcast(low, _BYTES), b.bitcast(high, _BYTES)
+
+
+# twice the products of usdot in the same time
 I8MM = Dot(
     lanes=4,
     weight_nbytes=4,
     features=("neon", "i8mm"),
-    expand=lambda b, dword: _dwords(b, _first_dword(b, dword))[0],
-    weights=_load_bytes,
-    step=usdot,
-    block=lambda b, address: _dwords(b, load(b, address, _BYTES, 1)),
+    expand=_two_heads,
+    weights=_load_quads,
+    step=usmmla,
+    block=_two_rows,
     block_groups=4,
+    matrices=True,
+    octets=_load_octets,
+    chains=16,  # a latency of 3, four a cycle, in powers of two
 )
 
 

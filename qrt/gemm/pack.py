@@ -60,6 +60,11 @@ def pack_weights(w: Array, tile: TileSpec, epilogue: str) -> Array:
             block = np.ascontiguousarray(split.transpose(0, 1, 2, 4, 3, 5))
         if tile.words:
             block = block.astype(np.int16)
+        if tile.octets:
+            whole = groups // 2 * 2
+            octets = block[:, :whole].reshape(taps, -1, 2, nv, tile.lanes, tile.kr)
+            octets = octets.transpose(0, 1, 3, 4, 2, 5).reshape(taps, -1)
+            block = np.concatenate((octets, block[:, whole:].reshape(taps, -1)), axis=1)
         parts.append(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
         column += nv * tile.lanes
     return np.concatenate(parts) if parts else np.zeros(0, np.uint8)

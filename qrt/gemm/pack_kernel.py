@@ -28,10 +28,11 @@ FIELDS = (
     "x_zero_point",
     "x_offset",  # what the tile subtracts from x before it multiplies
     "pairs",  # bytes (k0, k1) of all lanes, then (k2, k3)
+    "octets",  # a column's bytes of two groups side by side; the last group may stand alone
 )
 (
     W, PANELS, COLUMNS, TEMPLATE, ORDER, K, N, PADDED, NR, LANES, KR, X_ZERO_POINT, X_OFFSET,
-    PAIRS,
+    PAIRS, OCTETS,
 ) = slots(FIELDS)  # fmt: skip
 LIMIT = 2**31
 
@@ -87,6 +88,9 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
                 total += value
                 if kr == 2:
                     as_i16(at + lane * 4 + i * 2)[0] = np.int16(value)
+                elif row[OCTETS] != 0 and g < groups // 2 * 2:
+                    octet = base + ((g // 2 * width + inside) * 2 + g % 2) * 4
+                    as_i8(octet)[i] = np.int8(value)
                 elif row[PAIRS] != 0:
                     as_i8(at + ((i // 2) * lanes + lane) * 2 + i % 2)[0] = np.int8(value)
                 else:

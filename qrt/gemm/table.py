@@ -17,9 +17,9 @@ class TileSpec:
     tiles have, tallest (MR) first: the last rows of a product, and all rows of a short one (GEMV),
     take the lowest tile that holds them. A tile that multiplies x - `x_offset` needs `x_offset`
     times the weights' sums in the bias. `pairs` says that in a vector of weights, k0 k1 of all
-    lanes lie before k2 k3. `kr` are the bytes of x in a dot
-    group: a tile of 2 multiplies pairs of int16 (`words`), and the driver widens its rows once for
-    all panels (`widen.py`).
+    lanes lie before k2 k3; `octets` that a column's weights of two groups lie side by side, as long
+    as a tap has two. `kr` are the bytes of x in a dot group: a tile of 2 multiplies pairs of int16
+    (`words`), and the driver widens its rows once for all panels (`widen.py`).
     """
 
     family: str
@@ -31,6 +31,7 @@ class TileSpec:
     x_offset: int = 0
     pairs: bool = False
     types: str = "u8s8"
+    octets: bool = False
 
     @property
     def x_nbytes(self) -> int:
@@ -76,7 +77,8 @@ LOAD, EPILOGUE, START, LATENCY = 2, 5, 50, 4
 # 24 + 2 + 1 (12x2) with AVX512; 12 + 2 + 1 of 16 (6x2) with 256-bit vectors, and one for products
 # where the instruction does not add. NEON holds 16 bytes of every row: 20 + 5 + 4 of 32 and 0x80
 # (5x4); without dot products 12 + 3 + 4, 0x80, 4 indices, products; one row more spills, by
-# llvm-mca: 6x4 dotprod 77 % of neoverse-n1's peak, 5x4 94 %
+# llvm-mca: 6x4 dotprod 77 % of neoverse-n1's peak, 5x4 94 %. i8mm holds 16 bytes of two rows in two
+# registers: 16 + 4 + 4 (4x4), 89 % of neoverse-v1's peak; 6x4 spills, 67 %
 _VNNI, _VEX_VNNI = ("avx512", "avx512vnni"), ("avx2", "avxvnni")
 TILES: tuple[TileSpec, ...] = (
     TileSpec("vnni512", (6, 5, 4, 3, 2, 1), (4, 2, 1), 16, 4, _VNNI),
@@ -87,7 +89,7 @@ TILES: tuple[TileSpec, ...] = (
     TileSpec("madd128", (4, 2, 1), (2, 1), 4, 2, ("sse41",)),
     # the tile of AVX-VNNI in the other encoding: never chosen, but it runs where that one does not
     TileSpec("vnni256vl", (6, 4, 2, 1), (2, 1), 8, 4, _VNNI),
-    TileSpec("i8mm", (5, 4, 3, 2, 1), (4, 2, 1), 4, 4, ("neon", "i8mm")),
+    TileSpec("i8mm", (4, 2, 1), (4, 2, 1), 4, 4, ("neon", "i8mm"), octets=True),
     TileSpec("dotprod", (5, 4, 3, 2, 1), (4, 2, 1), 4, 4, ("neon", "dotprod"), x_offset=128),
     TileSpec("neon", (3, 2, 1), (4, 2, 1), 4, 4, ("neon",), x_offset=128, pairs=True),
     TileSpec("portable", (4,), (1,), 16, 4, ()),

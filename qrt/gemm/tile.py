@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -58,7 +59,14 @@ class Dot:
     `weight_nbytes` is what one lane's group of four weights takes in a panel. A family whose
     instructions pick a dword out of a register says in `block(b, address)` how to load the operands
     of `block_groups` groups at once; what is left of a row goes through `expand`. One lane sums in
-    `sum_type`.
+    `sum_type`; `chains` sums in flight keep the units of the instruction busy: a tile with fewer
+    outputs adds its groups to as many copies of them in turn.
+
+    An instruction of `matrices` multiplies two rows by two columns, two groups deep: `block` gets
+    the addresses of two rows, `expand` 8 bytes of them, or 4 of the last group, and both give
+    operands of two groups. `octets` and `weights` load the weights of a vector's columns, two by
+    two, of two groups or of the last one. Lines 2i and 2i + 1 of the sums then hold rows 2i and
+    2i + 1 of the first two columns of a vector, and of the other two.
     """
 
     lanes: int
@@ -70,19 +78,19 @@ class Dot:
     block: Callable[[Any, Any], list[Any]] | None = None
     block_groups: int = 1
     sum_type: Any = I32
+    chains: int = 8  # a latency of 4, two a cycle
+    matrices: bool = False
+    octets: Callable[[Any, Any], Any] | None = None
 
 
 KR = 4  # bytes of an activation dword; every family's group
-# sums in flight that keep the units of a dot instruction busy: a latency of 4, two a cycle. A tile
-# with fewer outputs adds its groups to as many copies of them in turn.
-CHAINS = 8
 
 
 def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any) -> Any:
     """LLVM function `name` in `module`: an mr x (nv * lanes) tile of `dot` ending in `epilogue`.
 
     Sums begin with the first array of `columns`, the bias; floats have no weight zero points.
-    Groups go by in steps of several where the family's blocks or few outputs want it (`_step`),
+    Groups go by in steps of several where the family's blocks or few outputs want it (`_steps`),
     what is left one by one.
     """
     fnty = ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS))
@@ -103,22 +111,25 @@ def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any
     bias = [
         load(b, b.add(arg["columns"], const(4 * dot.lanes * v)), vec) for v in range(nv)
     ]
-    step, copies = _step(dot, mr * nv)
+    lines = mr + mr % 2 if dot.matrices else mr
+    steps = _steps(dot, lines * nv)
+    first = [_first_line(b, dot, line, bias) for line in range(lines)]
     span = b.mul(arg["groups"], const(KR))
-    step_span = b.and_(span, const(-KR * step))
+    spans = [b.and_(span, const(-KR * step)) for step, _ in steps[:-1]] + [span]
     no_work = b.icmp_signed("==", b.mul(arg["taps"], arg["groups"]), const(0))
     b.cbranch(no_work, done, tap_head)
 
     tb = ir.IRBuilder(tap_head)
     tap = tb.phi(I64)
     panel0 = tb.phi(I64)
-    acc0 = [[tb.phi(vec) for _ in range(nv)] for _ in range(mr)]
+    acc0 = [[tb.phi(vec) for _ in range(nv)] for _ in range(lines)]
     tap_rows = tb.add(arg["rows"], tb.mul(tap, const(8 * mr)))
     rows = [load(tb, tb.add(tap_rows, const(8 * r)), I64, 8) for r in range(mr)]
     state = (const(0), panel0, acc0)
-    if step > 1:
-        state = _walk_groups(tb, fn, dot, step, copies, rows, state, step_span, skips=True)
-    panel_next, out = _walk_groups(tb, fn, dot, 1, 1, rows, state, span, skips=step > 1)[1:]
+    skips = len(steps) > 1
+    for (step, copies), stop in zip(steps, spans, strict=True):
+        state = _walk_groups(tb, fn, dot, step, copies, rows, state, stop, skips=skips)
+    panel_next, out = state[1:]
     tap_next = tb.add(tap, const(1))
     tap_tail = tb.block
     tb.cbranch(tb.icmp_signed("<", tap_next, arg["taps"]), tap_head, done)
@@ -128,13 +139,12 @@ def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any
     panel0.add_incoming(panel_next, tap_tail)
 
     db = ir.IRBuilder(done)
-    sums = [[db.phi(vec) for _ in range(nv)] for _ in range(mr)]
-    for r in range(mr):
-        for v in range(nv):
-            acc0[r][v].add_incoming(bias[v], entry)
-            acc0[r][v].add_incoming(out[r][v], tap_tail)
-            sums[r][v].add_incoming(bias[v], entry)
-            sums[r][v].add_incoming(out[r][v], tap_tail)
+    sums = [[db.phi(vec) for _ in range(nv)] for _ in range(lines)]
+    for r, v in product(range(lines), range(nv)):
+        for phi in (acc0[r][v], sums[r][v]):
+            phi.add_incoming(first[r][v], entry)
+            phi.add_incoming(out[r][v], tap_tail)
+    sums = _rows_of_lines(db, dot, sums)[:mr]
     if dot.sum_type is I32:
         sums = _subtract_weight_zero_points(db, fn, arg, sums, dot.lanes, nr)
     epilogue(db, fn, arg, sums, dot.lanes)
@@ -163,16 +173,42 @@ def build_dispatch(module: Any, name: str, tiles: Mapping[tuple[int, int], Any])
     return fn
 
 
-def _step(dot: Dot, outputs: int) -> tuple[int, int]:
-    """Groups that a tile of `outputs` vectors takes at once, and copies of its sums (powers of 2).
+def _steps(dot: Dot, outputs: int) -> list[tuple[int, int]]:
+    """How a tile of `outputs` vectors walks groups: (groups at once, copies of its sums), the last
+    takes what is left one by one.
 
-    No more than a block of four groups: what is left of a short row goes one by one. Sums of floats
-    have one order, so they have no copies.
+    No more than a block of four groups at once, for short rows. Sums of floats have one order, so
+    they have no copies.
     """
     copies = 1
-    while dot.sum_type is I32 and copies < 4 and 2 * copies * outputs <= CHAINS:
+    depth = 2 if dot.matrices else 1
+    most = dot.chains if dot.sum_type is I32 else 1
+    while copies * depth < 4 and 2 * copies * outputs <= most:
         copies *= 2
-    return max(dot.block_groups, copies), copies
+    counts = (max(dot.block_groups, copies * depth), depth, 1)
+    return [(n, copies if n == counts[0] else 1) for n in sorted(set(counts), reverse=True)]
+
+
+def _first_line(b: Any, dot: Dot, line: int, bias: list[Any]) -> list[Any]:
+    """What line `line` of the sums starts with."""
+    if not dot.matrices:
+        return bias
+    return [_pick(b, v, v, [0, 1, 0, 1] if line % 2 == 0 else [2, 3, 2, 3]) for v in bias]
+
+
+def _rows_of_lines(b: Any, dot: Dot, lines: list[list[Any]]) -> list[list[Any]]:
+    """Rows of sums from lines of sums."""
+    if not dot.matrices:
+        return lines
+    rows = []
+    for low, high in zip(lines[::2], lines[1::2], strict=True):
+        for mask in ([0, 1, 4, 5], [2, 3, 6, 7]):
+            rows.append([_pick(b, x, y, mask) for x, y in zip(low, high, strict=True)])
+    return rows
+
+
+def _pick(b: Any, x: Any, y: Any, lanes: list[int]) -> Any:
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
 def _walk_groups(
@@ -209,22 +245,9 @@ def _walk_groups(
     k = b.phi(I64)
     panel = b.phi(I64)
     acc = [[[b.phi(vec) for _ in range(nv)] for _ in range(mr)] for _ in range(copies)]
-    blocks = []
-    if dot.block and count == dot.block_groups:
-        blocks = [dot.block(b, b.add(row, k)) for row in rows]
     out: list[list[list[Any]]] = [[list(row) for row in copy] for copy in acc]
-    for g in range(count):
-        at = b.add(panel, const(g * group_nbytes))
-        weights = [
-            dot.weights(b, b.add(at, const(v * dot.lanes * dot.weight_nbytes))) for v in range(nv)
-        ]
-        sums = out[g % copies]
-        for r in range(mr):
-            if blocks:
-                operands = blocks[r][g]
-            else:
-                operands = dot.expand(b, load(b, b.add(rows[r], b.add(k, const(KR * g))), I32, 1))
-            sums[r] = [dot.step(b, sums[r][v], operands, weights[v]) for v in range(nv)]
+    multiply = _multiply_matrices if dot.matrices else _multiply_rows
+    multiply(b, dot, count, [b.add(row, k) for row in rows], panel, out)
     k_next = b.add(k, const(KR * count))
     panel_next = b.add(panel, const(count * group_nbytes))
     b.cbranch(b.icmp_signed("<", k_next, stop), loop, after)
@@ -253,6 +276,52 @@ def _walk_groups(
             for p, q in zip(merged[:half], merged[half:], strict=True)
         ]
     return ends[0], ends[1], merged[0]
+
+
+def _multiply_rows(
+    b: Any, dot: Dot, count: int, rows: list[Any], panel: Any, out: list[list[list[Any]]]
+) -> None:
+    """`count` groups at the addresses `rows`: out[copy][row][vector] gains its products."""
+    nv = len(out[0][0])
+    vector_nbytes = dot.lanes * dot.weight_nbytes
+    blocks = []
+    if dot.block and count == dot.block_groups:
+        blocks = [dot.block(b, row) for row in rows]
+    for g in range(count):
+        at = b.add(panel, const(g * nv * vector_nbytes))
+        weights = [dot.weights(b, b.add(at, const(v * vector_nbytes))) for v in range(nv)]
+        sums = out[g % len(out)]
+        for r, row in enumerate(rows):
+            if blocks:
+                operands = blocks[r][g]
+            else:
+                operands = dot.expand(b, load(b, b.add(row, const(KR * g)), I32, 1))
+            sums[r] = [dot.step(b, sums[r][v], operands, weights[v]) for v in range(nv)]
+
+
+def _multiply_matrices(
+    b: Any, dot: Dot, count: int, rows: list[Any], panel: Any, out: list[list[list[Any]]]
+) -> None:
+    """`_multiply_rows` two by two: pairs of groups, or the last one."""
+    assert dot.block and dot.octets
+    nv = len(out[0][0])
+    depth = min(count, 2)
+    vector_nbytes = depth * dot.lanes * dot.weight_nbytes
+    pairs = [[rows[r], rows[min(r + 1, len(rows) - 1)]] for r in range(0, len(rows), 2)]
+    load_weights = dot.octets if depth == 2 else dot.weights
+    if count == dot.block_groups:
+        blocks = [dot.block(b, pair) for pair in pairs]
+    else:
+        head = I64 if depth == 2 else I32
+        blocks = [[dot.expand(b, [load(b, row, head, 1) for row in pair])] for pair in pairs]
+    for g in range(count // depth):
+        at = b.add(panel, const(g * nv * vector_nbytes))
+        sums = out[g % len(out)]
+        for v in range(nv):
+            low, high = load_weights(b, b.add(at, const(v * vector_nbytes)))
+            for i, operands in enumerate(blocks):
+                sums[2 * i][v] = dot.step(b, sums[2 * i][v], operands[g], low)
+                sums[2 * i + 1][v] = dot.step(b, sums[2 * i + 1][v], operands[g], high)
 
 
 def need_features(context: Any, fn: Any, features: tuple[str, ...]) -> None:

@@ -105,6 +105,7 @@ def lower_computed_product(
         x_zero_point=int(product.x.zero_point),
         x_offset=tile.x_offset,
         pairs=int(tile.pairs),
+        octets=int(tile.octets),
     )
     emit_product(program, product, tile, 1, geometry, x, y, panels=panels, columns=columns)
 
