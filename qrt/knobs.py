@@ -45,9 +45,14 @@ MEASURE = Knob(
     "0",
     "1 chooses between tiles of products by timing them, once per CPU, instead of a cost model",
 )
+BOUNDS = Knob(
+    "QRT_BOUNDS",
+    "",
+    "check compiles kernels that refuse every address outside of their operands; far slower",
+)
 DEBUG = Knob("QRT_DEBUG", "0", "1 shows the traceback when a command of the command line fails")
 
 KNOBS = (
-    FEATURES, CACHE_DIR, THREADS, WINOGRAD, PROGRESS, JIT_WORKERS, CACHE_SIZES, MEASURE,
+    FEATURES, CACHE_DIR, THREADS, WINOGRAD, PROGRESS, JIT_WORKERS, CACHE_SIZES, MEASURE, BOUNDS,
     DEBUG
 )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,15 @@ from typing import Any
 import numpy as np
 
 from qrt.ir import Node, Value
+from qrt.jit.bounds import OUT_OF_BOUNDS, TABLE
 from qrt.jit.declare import HEADER, Kernel
 from qrt.jit.load import kernel_addresses
 from qrt.jit.target import target_for
 from qrt.ops.spec import OpSpec
 from qrt.program.constants import aligned_bytes
+from qrt.program.touches import touches
 from qrt.simd.features import active_features, detected_features, levels
+from qrt.vm.bounds import bounds_block, refused_access
 
 Array = np.ndarray[Any, Any]
 Call = tuple[Kernel, Array, int, int]  # with its row, thread and number of threads
@@ -34,7 +38,13 @@ ENTRY = ctypes.CFUNCTYPE(
 def feature_levels() -> list[str]:
     """Feature specs that this CPU runs: the levels, and all it has ("")."""
     have = detected_features()
-    return [name for name, needs in levels().items() if set(needs) <= have] + [""]
+    return chosen([name for name, needs in levels().items() if set(needs) <= have] + [""])
+
+
+def chosen(specs: list[str]) -> list[str]:
+    """Those that QRT_TEST_LEVELS names (`native` for all features), or all."""
+    named = os.environ.get("QRT_TEST_LEVELS", "").split(",")
+    return [spec for spec in specs if (spec or "native") in named] if named != [""] else specs
 
 
 @dataclass(frozen=True)
@@ -229,11 +239,17 @@ def run_calls(
     `scripts/arm_plugin.py` has its own, which runs them on another CPU; of what is left in
     `scratches` (first byte, end) nothing is promised.
     """
-    addresses = kernel_addresses([kernel for kernel, *_ in calls], target_for(features))
+    target = target_for(features)
+    addresses = kernel_addresses([kernel for kernel, *_ in calls], target)
     for kernel, row, thread, threads in calls:
+        if target.bounds:  # QRT_BOUNDS=check
+            bounds = bounds_block(touches(kernel, row.tolist()), row.nbytes)
+            row[TABLE] = bounds.ctypes.data
         entry = ENTRY(addresses[kernel.name])
         status = entry(row.ctypes.data, arena.ctypes.data, constants.ctypes.data, thread, threads)
-        assert status == 0, f"{kernel.name} returned {status}"
+        refused = target.bounds and status == OUT_OF_BOUNDS
+        why = refused_access(bounds, arena.size) if refused else ""
+        assert status == 0, f"{kernel.name} returned {status} {why}"
 
 
 def new_value(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import llvmlite.binding as llvm
 
+from qrt.jit.bounds import checked_ir
 from qrt.jit.declare import Kernel
 from qrt.jit.numba_codegen import use_target
 from qrt.jit.numba_options import HELPER_OPTIONS, KERNEL_SIGNATURE, njit
@@ -54,4 +55,7 @@ def compile_object(kernel: Kernel, target: Target) -> bytes:
     tuning = llvm.create_pipeline_tuning_options(speed_level=2)
     builder = llvm.create_pass_builder(machine, tuning)
     builder.getModulePassManager().run(module, builder)
+    if target.bounds and kernel.family != "vm":  # the interpreter is given no operands
+        module = llvm.parse_assembly(checked_ir(str(module), kernel.name))
+        module.verify()
     return bytes(machine.emit_object(module))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 # `from qrt.room import name, name`, in parentheses or not; ten times faster than parsing
 _FROM = re.compile(r"^ *from (qrt[\w.]*) import (?:\(([^)]*)\)|(.*))", re.MULTILINE)
-_FILES = ("compile.py", "numba_codegen.py", "numba_options.py")
+_FILES = ("bounds.py", "compile.py", "numba_codegen.py", "numba_options.py")
 
 
 @cache

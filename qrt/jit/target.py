@@ -6,6 +6,8 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
+from qrt import knobs
+
 # feature name of qrt -> LLVM features it stands for; order is from old to new
 X86_FEATURES: dict[str, tuple[str, ...]] = {
     "sse41": ("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt"),
@@ -40,11 +42,15 @@ _X86_MODELS = (
 
 @dataclass(frozen=True)
 class Target:
-    """Triple, CPU model and LLVM feature string; equal targets give equal code."""
+    """Triple, CPU model and LLVM feature string; equal targets give equal code.
+
+    With `bounds`, kernels check every address (`jit.bounds`).
+    """
 
     triple: str
     cpu: str
     features: str
+    bounds: bool = False
 
     @property
     def arch(self) -> str:
@@ -95,7 +101,7 @@ def target_for(features: frozenset[str], arch: str | None = None) -> Target:
     if "avx512" in features:
         flags.append("-prefer-256-bit")  # LLVM picks 256-bit vectors on such CPUs otherwise
     triple = llvm.get_process_triple() if arch == host_arch() else f"{arch}-unknown-linux-gnu"
-    return Target(triple, cpu, ",".join(flags))
+    return Target(triple, cpu, ",".join(flags), knobs.BOUNDS.get() == "check")
 
 
 def initialize_llvm(foreign: bool = False) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qrt import knobs
 from qrt.errors import MemoryLimitError, ProgramError, QrtError, UnsupportedError, at_node
 from qrt.ir import Graph, Node, Value
 from qrt.jit.declare import HEADER, Kernel
@@ -16,7 +17,7 @@ from qrt.program.barriers import needed_barriers
 from qrt.program.constants import ConstantPool
 from qrt.program.host import HOST
 from qrt.program.memory import check_plan, plan_memory
-from qrt.program.places import ArenaPlace, Buffer, ConstantPlace, Place
+from qrt.program.places import SLACK, ArenaPlace, Buffer, ConstantPlace, Place
 from qrt.program.program import BARRIER, Binding, HostCall, NodeLabel, Program
 from qrt.program.touches import touches
 from qrt.program.verify import verify
@@ -132,7 +133,9 @@ class ProgramBuilder:
             place = self.operand(value)
             if isinstance(place, ArenaPlace):
                 place.buffer.touch(len(self._rows))
-        arena_nbytes = plan_memory(self._buffers)
+        # what leaves its operand must not land in the next one, where that may be allowed
+        apart = SLACK if knobs.BOUNDS.get() == "check" else 0
+        arena_nbytes = plan_memory(self._buffers, apart)
         check_plan(self._buffers, arena_nbytes)
         kernels = tuple(dict.fromkeys(kernel.name for kernel, _, _ in self._rows))
         hosts = tuple(self._host_call(*made) for made in self._hosts)

@@ -9,9 +9,10 @@ import numpy as np
 from qrt.program.places import Buffer, aligned
 
 
-def plan_memory(buffers: Sequence[Buffer]) -> int:
+def plan_memory(buffers: Sequence[Buffer], apart: int = 0) -> int:
     """Set `offset` of every live buffer (64-byte aligned); returns the arena's nbytes.
 
+    At least `apart` bytes behind each buffer are no other live one's.
     Greedy by size: the largest first, each into the smallest gap that fits among the buffers placed
     before whose live ranges meet its own (Pisarchyk and Lee 2020, "Efficient memory management for
     deep neural net inference").
@@ -22,7 +23,7 @@ def plan_memory(buffers: Sequence[Buffer]) -> int:
     starts, stops, firsts, lasts = (np.zeros(n, np.int64) for _ in range(4))
     peak = 0
     for i, buffer in enumerate(live):
-        nbytes = aligned(max(buffer.nbytes, 1))
+        nbytes = aligned(max(buffer.nbytes, 1) + apart)
         meets = (firsts[:i] <= buffer.last) & (lasts[:i] >= buffer.first)
         start = _smallest_gap(starts[:i][meets], stops[:i][meets], nbytes)
         buffer.offset = start

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from qrt.errors import KernelError
+from qrt.jit.bounds import OUT_OF_BOUNDS
 from qrt.jit.build import Progress
+from qrt.jit.target import target_for
 from qrt.program.host import NOT_NATIVE
 from qrt.program.program import KERNEL, Program
 from qrt.program.touches import touches
+from qrt.vm.bounds import RowBounds
 from qrt.vm.budget import ArenaBudget
 from qrt.vm.call import Call
 from qrt.vm.hosted import HostedCall
@@ -49,6 +52,9 @@ class Executor:
         if self.threads > 1 and touched_nbytes(program) < SMALL_NBYTES:
             self.threads = 1
         self._rows = bound_rows(program, addresses_for(program.kernels, features, progress))
+        self._bounds = RowBounds(program) if target_for(features).bounds else None
+        if self._bounds is not None:
+            self._bounds.bind(self._rows)
         self._machine = machine(features)
         self._pool = worker_pool(self._machine, self.threads) if self.threads > 1 else None
         self._budget = budget or ArenaBudget(None)
@@ -94,6 +100,8 @@ class Executor:
         status -= (status & 0x80000000) << 1
         where, name = self.program.where(row), self.program.kernel(row).name
         meaning = f" ({STATUSES[status]})" if status in STATUSES else ""
+        if self._bounds is not None and status == OUT_OF_BOUNDS:
+            meaning = f" ({self._bounds.refused(row)})"
         raise KernelError(f"{where}: kernel {name} (row {row}) returned status {status}{meaning}")
 
     def rebase(self) -> None:
