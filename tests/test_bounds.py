@@ -131,7 +131,7 @@ CHECKED = (
     "tests/test_ops_resize.py",
     "tests/test_ops_softmax.py",
     "tests/test_depthwise_tiles.py",
-    "tests/test_random_graphs.py::test_random_graphs_equal_the_contract",
+    "tests/test_random_graphs.py::test_random_graphs_equal_the_contract[native-qdq]",
 )
 
 
