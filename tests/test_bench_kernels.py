@@ -62,7 +62,10 @@ def test_every_kernel_family_has_a_shape() -> None:
     missing = {
         (k.family, k.features)
         for k in KERNELS.values()
-        if k.features <= usable and k.family not in NOT_TIMED
+        # tests of this process declare kernels too
+        if k.features <= usable
+        and k.family not in NOT_TIMED
+        and k.fn.__module__.startswith("qrt.")
     }
     rest = sorted(set(all_cases()) - set(SMALL), key=lambda case: prod(case.dims))
     for case in (*SMALL, *rest):  # the rest only for what small sizes do not take

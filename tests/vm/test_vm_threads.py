@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PREAMBLE = """
 import faulthandler, os, signal, sys, threading, time
 faulthandler.dump_traceback_later(60, exit=True)
+# a shell's background jobs ignore SIGINT, and their children with them
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 from tests.machine.graphs import *
 from tests.vm.test_vm_executor import executor_of
