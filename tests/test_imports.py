@@ -22,7 +22,7 @@ PACKAGE = ROOT / "qrt"
 
 # a room may import itself, every room to the right of its group, and what all may use
 ORDER = (
-    ("cli",),
+    ("backend", "cli"),
     ("bench",),
     ("api",),
     ("export", "ptq", "vm"),
