@@ -75,7 +75,8 @@ def main() -> int:
     ]
     if not arguments.quick:
         files = sorted(str(p) for name in TESTS for p in (ROOT / "tests").glob(f"{name}.py"))
-        pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        # -qq: no closing line, which in a whole run of tox is that of the suite
+        pytest = [sys.executable, "-m", "pytest", "-qq", "-p", "no:cacheprovider"]
         pytest += ["-p", "arm_plugin", *files]
         places = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
         here = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}

@@ -2,19 +2,22 @@
 
     python scripts/arm_root.py FOLDER
 
-For Debian 12 on x86-64 with this Python's version in it: packages are fetched with a private apt
+For a Debian that has this Python's version (12 has 3.11): packages are fetched with a private apt
 state (the system's own is only read for its sources and keys) and unpacked, never installed, qemu
 too; wheels come from pip. Nothing in it needs numba: kernels arrive as object files. Takes half a
-minute.
+minute; a fetch that hangs is given up.
 """
 
 from __future__ import annotations
 
 import compileall
 import os
+import platform
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,6 +48,9 @@ WHEELS = ("numpy", "onnx", "llvmlite", "ml_dtypes", "protobuf", "typing_extensio
 PLATFORMS = ("manylinux2014", "manylinux_2_26", "manylinux_2_27", "manylinux_2_28")
 QEMU = "usr/bin/qemu-aarch64-static"
 DONE = "complete"
+STALL = 20  # seconds without a byte after which a server counts as gone
+PATIENCE = 180  # seconds for everything; on a good line it takes 15
+DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}  # its names of machines
 
 
 class Unavailable(Exception):
@@ -65,14 +71,16 @@ def build_root(root: Path) -> None:
     """Fill `root` unless it is complete. Raises Unavailable with the reason."""
     if (root / DONE).exists():
         return
+    until = time.monotonic() + PATIENCE
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     for tool in ("apt-get", "dpkg"):
         if shutil.which(tool) is None:
             raise Unavailable(f"{tool} is not here")
-    _unpack_packages("arm64", PACKAGES, root)
-    _unpack_packages("amd64", ("qemu-user-static",), root / "qemu")
-    install_wheels(root)
+    _unpack_packages("arm64", PACKAGES, root, until)
+    here = platform.machine()
+    _unpack_packages(DEBIAN.get(here, here), ("qemu-user-static",), root / "qemu", until)
+    install_wheels(root, until)
     (root / DONE).touch()
 
 
@@ -87,7 +95,9 @@ def site_packages(root: Path) -> Path:
     return root / "site-packages"
 
 
-def _unpack_packages(architecture: str, packages: Sequence[str], target: Path) -> None:
+def _unpack_packages(
+    architecture: str, packages: Sequence[str], target: Path, until: float
+) -> None:
     """Fetch packages of `architecture` with a private apt state, and unpack them into `target`."""
     apt = target / "apt"
     for folder in ("lists/partial", "cache/archives/partial"):
@@ -101,24 +111,30 @@ def _unpack_packages(architecture: str, packages: Sequence[str], target: Path) -
         "APT::Architecture": architecture,
         "APT::Architectures": architecture,
         "APT::Sandbox::User": "root",
+        "Acquire::Retries": 1,
+        "Acquire::http::Timeout": STALL,
+        "Acquire::https::Timeout": STALL,
     }
     private = [f"-o{key}={value}" for key, value in options.items()]
-    _run(["apt-get", *private, "update"], apt)
-    _run(["apt-get", *private, "download", *packages], apt)
+    _run(["apt-get", *private, "update"], apt, until)
+    _run(["apt-get", *private, "download", *packages], apt, until)
     for package in sorted(apt.glob("*.deb")):
-        _run(["dpkg", "-x", str(package), str(target)], apt)
+        _run(["dpkg", "-x", str(package), str(target)], apt, until)
     shutil.rmtree(apt)
 
 
-def install_wheels(root: Path) -> None:
-    """Fetch wheels for AArch64 into `site_packages(root)`. Raises Unavailable."""
+def install_wheels(root: Path, until: float) -> None:
+    """Fetch wheels for AArch64 into `site_packages(root)`; by `until`, a time of
+    `time.monotonic`. Raises Unavailable."""
     pins = [pin for name in WHEELS if (pin := _pin(name))]
     platforms = [part for name in PLATFORMS for part in ("--platform", f"{name}_aarch64")]
     target = site_packages(root)
     _run(
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:",
-         "--no-compile", "--target", str(target), *platforms, *pins],
+         "--no-compile", "--timeout", str(STALL), "--retries", "1", "--target", str(target),
+         *platforms, *pins],
         root,
+        until,
     )  # fmt: skip
     shutil.rmtree(target / "numba")  # its metadata stays: the version is part of a cache key
     # by this Python, of the same version, rather than by the emulated one at first import
@@ -133,12 +149,24 @@ def _pin(name: str) -> str | None:
         return None  # another version of a package may not need it
 
 
-def _run(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path, until: float) -> None:
+    """Run to the end, which must come by `until`. Raises Unavailable with the command's words."""
+    what = " ".join(command[:3])
     try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        words = getattr(error, "stderr", None) or str(error)
-        raise Unavailable(f"{' '.join(command[:3])}: {words.strip()[-500:]}") from error
+        process = subprocess.Popen(
+            command, cwd=folder, text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    except OSError as error:
+        raise Unavailable(f"{what}: {error}") from error
+    try:
+        _, words = process.communicate(timeout=max(0.0, until - time.monotonic()))
+    except subprocess.TimeoutExpired as error:
+        os.killpg(process.pid, signal.SIGKILL)  # with the children that hold its pipes
+        process.communicate()
+        raise Unavailable(f"{what}: not done in {PATIENCE} seconds, all in all") from error
+    if process.returncode:
+        raise Unavailable(f"{what}: {words.strip()[-500:]}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ def test_no_network(tmp_path: Path) -> None:
         assert status == 0
 
 
+def test_a_hanging_fetch_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children of the package manager hold its pipes: they end with it."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import arm_root
+
+    hanging = programs(tmp_path / "bin", apt_get="sleep 1000 & wait", dpkg="")
+    monkeypatch.setenv("PATH", f"{hanging}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(arm_root, "PATIENCE", 1)
+    with pytest.raises(arm_root.Unavailable, match=r"apt-get .* not done in 1 seconds"):
+        arm_root.build_root(tmp_path / "arm")
+    assert not (tmp_path / "arm" / arm_root.DONE).exists()
+
+
 def test_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
@@ -60,7 +74,7 @@ def test_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import arm_root
 
     with pytest.raises(arm_root.Unavailable, match="pip"):
-        arm_root.install_wheels(tmp_path)
+        arm_root.install_wheels(tmp_path, time.monotonic() + 60)
 
 
 def test_no_llvm_mca(tmp_path: Path) -> None:
