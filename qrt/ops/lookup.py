@@ -24,6 +24,7 @@ from qrt.simd.tables import (
     lookup_u8x16_sse41,
     lookup_u8x32_avx2,
     lookup_u8x64_avx512,
+    lookup_u8x64_neon,
     lookup_u8x64_vbmi,
 )
 
@@ -158,6 +159,7 @@ KERNELS = (
     _declare("lookup_u8_avx512", "lookup_u8", 1, 64, lookup_u8x64_avx512, ("avx512",)),
     _declare("lookup_u8_avx2", "lookup_u8", 1, 32, lookup_u8x32_avx2, ("avx2",)),
     _declare("lookup_u8_sse41", "lookup_u8", 1, 16, lookup_u8x16_sse41, ("sse41",)),
+    _declare("lookup_u8_neon", "lookup_u8", 1, 64, lookup_u8x64_neon, ("neon",)),
     _declare("lookup_u8", "lookup_u8", 1, 8, _eight_bytes, ()),
 )
 FLOAT_KERNELS = (

@@ -14,11 +14,17 @@ import numpy as np
 from qrt.jit.declare import helper
 from qrt.quant.division import division_factors
 from qrt.simd.memory import row_f32
-from qrt.simd.narrow import narrow_u8x64_avx2, narrow_u8x64_avx512, narrow_u8x64_sse41
+from qrt.simd.narrow import (
+    narrow_u8x64_avx2,
+    narrow_u8x64_avx512,
+    narrow_u8x64_neon,
+    narrow_u8x64_sse41,
+)
 from qrt.simd.vectors import (
     div_f32x16,
     fma_f32x16,
     min_f32x16,
+    min_u8x64,
     mul_f32x16,
     quantize_u8x16,
     splat_f32x16,
@@ -128,9 +134,19 @@ def _store(narrow: Any) -> Any:
     return store
 
 
+@helper
+def _store_neon(y, a, b, c, d, end):  # type: ignore[no-untyped-def]
+    raised = end[5] + end[6]
+    low = np.uint8(np.int32(end[3]) + raised)
+    q = narrow_u8x64_neon(a, b, c, d, np.int16(raised), low)  # saturates whatever is too high
+    q = min_u8x64(q, splat_u8x64(np.uint8(np.int32(end[4]) + raised)))
+    store_u8x64(y, xor_u8x64(q, splat_u8x64(np.uint8(end[6]))))
+
+
 QUANTIZERS: tuple[Quantizer, ...] = (
     Quantizer("avx512", ("avx512", "fma"), _store(narrow_u8x64_avx512), _products, {FACTORS: 1}),
     Quantizer("avx2", ("avx2", "fma"), _store(narrow_u8x64_avx2), _products, {FACTORS: 1}),
     Quantizer("sse41", ("sse41",), _store(narrow_u8x64_sse41), _quotient, {}),
+    Quantizer("neon", ("neon",), _store_neon, _products, {FACTORS: 1}),
     Quantizer("", (), _store_portable, _quotient, {}),
 )

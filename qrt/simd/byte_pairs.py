@@ -1,4 +1,4 @@
-"""A block of bytes a and b to bytes y by a formula over pairs of codes, on x86.
+"""A block of bytes a and b to bytes y by a formula over pairs of codes.
 
 Bytes of a and b are interleaved into pairs of words, so that one vector holds both operands:
 
@@ -6,8 +6,8 @@ Bytes of a and b are interleaved into pairs of words, so that one vector holds b
     lo: a0 b0 a1 b1 .. a7 b7      hi: a8 b8 .. a15 b15
     words of lo: (a0, b0) .. (a3, b3) and (a4, b4) .. (a7, b7)
 
-The formula turns a vector of pairs into int32. The saturating packs are the inverse of the unpacks,
-lane by lane, so bytes come out in order, and a clamp of bytes ends it.
+The formula turns a vector of pairs into int32. The saturating packs (`narrow.py`) are the inverse
+of the unpacks, lane by lane, so bytes come out in order, and a clamp of bytes ends it.
 
 Formulas, with a multiplier m of 30 bits in two halves, m = high * 2**15 + low, so that 16-bit
 multiply-adds carry it (high part + (low part >> 15), shifted by `shift` more, is the same floor as
@@ -18,7 +18,8 @@ shifting the whole sum at once):
     scaled_product  round_half_even(((a - a_zero) * (b - b_zero)) * factor) + y_zero_point
 
 the last two in float32, every operation rounded, where |.. * factor| < 2**31. A product of codes
-multiplies words of a and of b, whose lower and upper halves unpack to int32 in the same order.
+multiplies words of a and of b, whose lower and upper halves unpack to int32 in the same order; NEON
+gives them as int32 (smull), and has no sum of two products, so it adds pairs of those.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 
 from qrt.jit.declare import intrinsic
 from qrt.simd.emit import declared, extreme, splat
+from qrt.simd.narrow import AVX2, AVX512, NEON, SSE, Narrowing, pack, round_i32
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "fixed_add": ("high", "low", "c_high", "c_low", "shift"),
@@ -39,41 +41,32 @@ FLOATS = ("a_scale", "b_scale", "factor")
 
 @dataclass(frozen=True)
 class Isa:
-    """Names of the instructions that a vector of `nbytes` needs."""
+    """The instructions of one register width. Without a `multiply_high`, `multiply_add` is NEON's
+    product of words as dwords."""
 
     name: str
-    nbytes: int
     features: tuple[str, ...]
-    pack_words: str
-    pack_bytes: str
+    narrowing: Narrowing
     multiply_add: str
-    multiply_high: str
-    round: str
+    multiply_high: str = ""
     fused: bool = False  # multiply_add takes the sum as its first operand
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a register."""
+        return self.narrowing.nbytes
 
-_512 = (
-    "llvm.x86.avx512.packssdw.512",
-    "llvm.x86.avx512.packuswb.512",
-)
+
 _HIGH_512 = "llvm.x86.avx512.pmulh.w.512"
-_ROUND_512 = "llvm.x86.avx512.mask.cvtps2dq.512"
 ISAS = (
     Isa(
-        "avx512vnni", 64, ("avx512", "avx512vnni"), *_512, "llvm.x86.avx512.vpdpwssd.512",
-        _HIGH_512, _ROUND_512, fused=True,
+        "avx512vnni", ("avx512", "avx512vnni"), AVX512, "llvm.x86.avx512.vpdpwssd.512", _HIGH_512,
+        fused=True,
     ),
-    Isa(
-        "avx512", 64, ("avx512",), *_512, "llvm.x86.avx512.pmaddw.d.512", _HIGH_512, _ROUND_512
-    ),
-    Isa(
-        "avx2", 32, ("avx2",), "llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb",
-        "llvm.x86.avx2.pmadd.wd", "llvm.x86.avx2.pmulh.w", "llvm.x86.avx.cvt.ps2dq.256",
-    ),
-    Isa(
-        "sse41", 16, ("sse41",), "llvm.x86.sse2.packssdw.128", "llvm.x86.sse2.packuswb.128",
-        "llvm.x86.sse2.pmadd.wd", "llvm.x86.sse2.pmulh.w", "llvm.x86.sse2.cvtps2dq",
-    ),
+    Isa("avx512", ("avx512",), AVX512, "llvm.x86.avx512.pmaddw.d.512", _HIGH_512),
+    Isa("avx2", ("avx2",), AVX2, "llvm.x86.avx2.pmadd.wd", "llvm.x86.avx2.pmulh.w"),
+    Isa("sse41", ("sse41",), SSE, "llvm.x86.sse2.pmadd.wd", "llvm.x86.sse2.pmulh.w"),
+    Isa("neon", ("neon",), NEON, "llvm.aarch64.neon.smull.v4i32"),
 )  # fmt: skip
 
 
@@ -93,11 +86,10 @@ def _block(formula: str, isa: Isa, values_type: Any) -> Any:
     from numba import types
 
     names = PARAMETERS[formula]
-    byte, word, dword = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+    byte, dword = ir.IntType(8), ir.IntType(32)
     nbytes, lanes = isa.nbytes, isa.nbytes // 4
-    bytes_, words, dwords, floats = (
+    bytes_, dwords, floats = (
         ir.VectorType(byte, nbytes),
-        ir.VectorType(word, nbytes // 2),
         ir.VectorType(dword, lanes),
         ir.VectorType(ir.FloatType(), lanes),
     )
@@ -111,15 +103,13 @@ def _block(formula: str, isa: Isa, values_type: Any) -> Any:
             name: splat(builder, value, floats if name in FLOATS else dwords)
             for name, value in zip(names, scalars, strict=True)
         }
-        narrow = declared(builder.module, isa.pack_words, words, [dwords, dwords])
-        narrower = declared(builder.module, isa.pack_bytes, bytes_, [words, words])
         quarters = _products if formula == "scaled_product" else _pairs
         sums = [
             _sum(formula, builder, isa, quarter, parameters)
             for quarter in quarters(builder, isa, a, b, parameters)
         ]
-        packed = [builder.call(narrow, sums[i : i + 2]) for i in (0, 2)]
-        q = builder.call(narrower, packed)
+        packed = [pack(builder, isa.narrowing, *sums[i : i + 2]) for i in (0, 2)]
+        q = pack(builder, isa.narrowing, *packed)
         q = extreme(builder, ">", q, splat(builder, qmin, bytes_))
         q = extreme(builder, "<", q, splat(builder, qmax, bytes_))
         builder.store(q, builder.inttoptr(y, bytes_.as_pointer()), align=1)
@@ -162,7 +152,6 @@ def _products(builder: Any, isa: Isa, a: Any, b: Any, p: dict[str, Any]) -> list
 
     dwords = p["y_zero"].type
     words = ir.VectorType(ir.IntType(16), 2 * dwords.count)
-    high = declared(builder.module, isa.multiply_high, words, [words, words])
     result = []
     for side in (False, True):
         x, y = (
@@ -172,9 +161,30 @@ def _products(builder: Any, isa: Isa, a: Any, b: Any, p: dict[str, Any]) -> list
             )
             for codes, zero in ((a, "a_zero"), (b, "b_zero"))
         )
+        if not isa.multiply_high:
+            result += _wide_products(builder, isa, x, y)
+            continue
+        high = declared(builder.module, isa.multiply_high, words, [words, words])
         halves = builder.mul(x, y), builder.call(high, [x, y])
         result += [builder.bitcast(_unpack(builder, *halves, u), dwords) for u in (False, True)]
     return result
+
+
+def _wide_products(builder: Any, isa: Isa, x: Any, y: Any) -> list[Any]:
+    """Products of words as dwords, those of the lower halves and those of the upper ones."""
+    from llvmlite import ir
+
+    lanes = x.type.count // 2
+    half, dwords = (ir.VectorType(ir.IntType(n), lanes) for n in (16, 32))
+    product = declared(builder.module, isa.multiply_add, dwords, [half, half])
+    masks = [
+        ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(first, first + lanes)))
+        for first in (0, lanes)
+    ]
+    return [
+        builder.call(product, [builder.shuffle_vector(v, v, mask) for v in (x, y)])
+        for mask in masks
+    ]
 
 
 def _both_words(builder: Any, value: Any, words: Any) -> Any:
@@ -198,7 +208,7 @@ def _sum(formula: str, builder: Any, isa: Isa, quarter: Any, p: dict[str, Any]) 
         value = _scaled_add(builder, quarter, p)
     else:
         value = builder.sitofp(quarter, floats)
-    rounded = _round(builder, isa, builder.fmul(value, p["factor"]), p["y_zero"].type)
+    rounded = round_i32(builder, isa.narrowing, builder.fmul(value, p["factor"]))
     return builder.add(rounded, p["y_zero"])
 
 
@@ -217,8 +227,11 @@ def _multiply_add(builder: Any, isa: Isa, acc: Any, pairs: Any, pair: Any) -> An
         dot = declared(builder.module, isa.multiply_add, acc.type, [acc.type] * 3)
         return builder.call(dot, [acc, pairs, pair])
     words = ir.VectorType(ir.IntType(16), 2 * acc.type.count)
-    product = declared(builder.module, isa.multiply_add, acc.type, [words, words])
     operands = [builder.bitcast(v, words) for v in (pairs, pair)]
+    if not isa.multiply_high:
+        addp = declared(builder.module, "llvm.aarch64.neon.addp.v4i32", acc.type, [acc.type] * 2)
+        return builder.add(acc, builder.call(addp, _wide_products(builder, isa, *operands)))
+    product = declared(builder.module, isa.multiply_add, acc.type, [words, words])
     return builder.add(acc, builder.call(product, operands))
 
 
@@ -237,14 +250,3 @@ def _scaled_add(builder: Any, pairs: Any, p: dict[str, Any]) -> Any:
     ]
     return builder.fadd(*reals)
 
-
-def _round(builder: Any, isa: Isa, value: Any, ints: Any) -> Any:
-    """int32 of round_half_even, for values below 2**31."""
-    from llvmlite import ir
-
-    if isa.nbytes < 64:
-        return builder.call(declared(builder.module, isa.round, ints, [value.type]), [value])
-    mask, mode = ir.IntType(16), ir.IntType(32)
-    convert = declared(builder.module, isa.round, ints, [value.type, ints, mask, mode])
-    everywhere, current = ir.Constant(mask, -1), ir.Constant(mode, 4)
-    return builder.call(convert, [value, _constants(ints, 0), everywhere, current])

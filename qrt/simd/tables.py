@@ -1,4 +1,4 @@
-"""Byte lookups in a table of 256 entries: a block of bytes through the table at once (x86).
+"""Byte lookups in a table of 256 entries: a block of bytes through the table at once.
 
 Table loads carry `invariant.load` (constants never change), so LLVM keeps the table in registers
 across the loop around these.
@@ -78,6 +78,34 @@ def lookup_u8x16_sse41(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
 def lookup_u8x32_avx2(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
     """y[i] = table[x[i]] for 32 bytes at addresses x and y."""
     return _by_shuffles(32, "llvm.x86.avx2.pshuf.b")
+
+
+@intrinsic
+def lookup_u8x64_neon(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
+    """y[i] = table[x[i]] for 64 bytes at addresses x and y: four registers of the table at a time,
+    by x - 64k; tbl gives 0 where that is 64 or more, tbx leaves what was there."""
+    from llvmlite import ir
+    from numba import types
+
+    vector = ir.VectorType(ir.IntType(8), 16)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        b = builder
+        x, table, y = args
+        look = declared(b.module, "llvm.aarch64.neon.tbl4.v16i8", vector, [vector] * 5)
+        look_on = declared(b.module, "llvm.aarch64.neon.tbx4.v16i8", vector, [vector] * 6)
+        parts = [_emit_load(b, table, 16 * i, vector, True) for i in range(16)]
+        for at in range(0, 64, 16):
+            index = _emit_load(b, x, at, vector, False)
+            found = b.call(look, [*parts[:4], index])
+            for k in range(64, 256, 64):
+                below = b.sub(index, ir.Constant(vector, [k] * 16))
+                found = b.call(look_on, [found, *parts[k // 16 : k // 16 + 4], below])
+            place = b.add(y, ir.Constant(ir.IntType(64), at))
+            b.store(found, b.inttoptr(place, vector.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic

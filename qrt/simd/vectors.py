@@ -140,6 +140,7 @@ mul_f32x16, div_f32x16 = _binary("f32", 16, "mul", "fmul"), _binary("f32", 16, "
 xor_u8x64 = _binary("u8", 64, "xor", "xor")
 
 max_u8x64 = _select("u8", 64, "max", "icmp_unsigned", ">")
+min_u8x64 = _select("u8", 64, "min", "icmp_unsigned", "<")
 max_u8x16 = _select("u8", 16, "max", "icmp_unsigned", ">")
 max_f32x16 = _select("f32", 16, "max", "fcmp_ordered", ">")
 min_f32x16 = _select("f32", 16, "min", "fcmp_ordered", "<")
@@ -162,7 +163,7 @@ def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 fma_f32x16 = _named(
-    _fma, "fma_f32x16", "a * b + c rounded once; only where the CPU has it (feature fma)."
+    _fma, "fma_f32x16", "a * b + c rounded once; only where the CPU has it (features fma, neon)."
 )
 
 
