@@ -30,6 +30,7 @@ from qrt.ops import (
     quantize,
     quantized_binary,
     quantized_softmax,
+    recurrent,
     reduce_mean,
     reshape,
     resize,
@@ -87,6 +88,7 @@ _SPECS: tuple[OpSpec, ...] = (
     float_average_pool.SPEC,
     batch_normalization.SPEC,
     layer_normalization.SPEC,
+    *recurrent.SPECS,
 )
 
 OPS: dict[tuple[str, str], OpSpec] = {(spec.domain, spec.op): spec for spec in _SPECS}
