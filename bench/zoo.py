@@ -4,8 +4,9 @@
     python bench/zoo.py mobilenet_v2 -o m.onnx   write one
 
 Networks are the published ones (sources at each function), quantized as onnxruntime's static
-quantizer does it in QDQ format: uint8 activations, int8 weights per channel. The same seed gives
-the same model. Weights mean nothing; shapes, scales and value ranges are what counts.
+quantizer does it in QDQ format: uint8 activations, int8 weights per channel; `_dynamic` ones as its
+dynamic quantizer does it, weights per tensor. The same seed gives the same model. Weights mean
+nothing; shapes, scales and value ranges are what counts.
 """
 
 import argparse
@@ -20,7 +21,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs as a script
 
+from bench import zoo_recurrent
 from bench.zoo_builder import QdqBuilder, Tensor, checked_model
+from bench.zoo_dynamic import as_dynamic
 
 INPUT_SHAPES: dict[str, tuple[int, ...]] = {
     "resnet50": (1, 3, 224, 224),
@@ -30,6 +33,11 @@ INPUT_SHAPES: dict[str, tuple[int, ...]] = {
     "ds_cnn": (1, 1, 49, 10),
     "yolo_like": (1, 3, 320, 320),
     "three_row": (1, 16),
+    "mobilenet_v2_dynamic_u8": (1, 3, 224, 224),
+    "mobilenet_v2_dynamic_s8": (1, 3, 224, 224),
+    "yolo_like_dynamic": (1, 3, 320, 320),
+    "lstm_dynamic": (zoo_recurrent.STEPS, 1, zoo_recurrent.WIDTH),
+    "gru": (zoo_recurrent.STEPS, 1, zoo_recurrent.WIDTH),
 }
 
 
@@ -212,6 +220,11 @@ ZOO: dict[str, Callable[[], ModelProto]] = {
     "ds_cnn": ds_cnn,
     "yolo_like": yolo_like,
     "three_row": three_row,
+    "mobilenet_v2_dynamic_u8": lambda: as_dynamic(mobilenet_v2(per_tensor=True), "u8"),
+    "mobilenet_v2_dynamic_s8": lambda: as_dynamic(mobilenet_v2(per_tensor=True), "s8"),
+    "yolo_like_dynamic": lambda: as_dynamic(yolo_like(per_tensor=True), "u8"),
+    "lstm_dynamic": zoo_recurrent.lstm_dynamic,
+    "gru": zoo_recurrent.gru,
 }
 
 
@@ -224,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.name is None:
         for name in ZOO:
             million = (macs(build(name)) or 0) / 1e6
-            print(f"{name:20} {'x'.join(map(str, input_shape(name))):12} {million:10.3f} MMAC")
+            print(f"{name:24} {'x'.join(map(str, input_shape(name))):12} {million:10.3f} MMAC")
         return 0
     path = args.output or Path(f"{args.name}.onnx")
     path.write_bytes(build(args.name).SerializeToString())

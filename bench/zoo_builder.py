@@ -328,11 +328,16 @@ class QdqBuilder:
         self._nodes.append(helper.make_node(op, inputs, outputs, name, **attrs))
 
 
-def checked_model(graph: GraphProto, macs: int) -> ModelProto:
-    """Wrap `graph` as a model of `OPSET` with `macs` in its metadata, and check it."""
-    opset = helper.make_opsetid("", OPSET)
+def checked_model(graph: GraphProto, macs: int, domain: str = "") -> ModelProto:
+    """Wrap `graph` as a model of `OPSET` with `macs` in its metadata, and check it.
+
+    `domain` is another one that it takes operators from.
+    """
+    opsets = [helper.make_opsetid("", OPSET)]
+    if domain:
+        opsets.append(helper.make_opsetid(domain, 1))
     model = helper.make_model(
-        graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="qrt bench zoo"
+        graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qrt bench zoo"
     )
     helper.set_model_props(model, {"macs": str(macs)})
     checker.check_model(model)
