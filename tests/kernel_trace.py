@@ -256,8 +256,9 @@ def _winograd_output(trace: Trace, lanes: int, epilogue: str) -> Any:
         assert 1 <= a["lines"] <= 4 and 1 <= a["m"] <= 4 and 1 <= a["n"] <= lanes
         for slot in range(36):
             trace.touch(a["sums"] + slot * a["step"], 4 * lanes)
-        trace.touch(a["columns"] + 4 * lanes, 4 * lanes)
-        trace.touch(a["columns"] + 12 * lanes if epilogue == "f32" else a["limits"], 12)
+        if epilogue != "sums":
+            trace.touch(a["columns"] + 4 * lanes, 4 * lanes)
+            trace.touch(a["columns"] + 12 * lanes if epilogue == "f32" else a["limits"], 12)
         for i in range(int(a["lines"])):
             for j in range(int(a["m"])):
                 at = a["out"] + i * a["line"] + j * a["ldc"]

@@ -71,10 +71,11 @@ def test_largest_sums(tile: TileSpec, epilogue: str) -> None:
             w = np.full((k, n), w_value, np.int8)
             numbers = Numbers(
                 scale=np.linspace(0.5, 2, n).astype(np.float32),
-                y_scale=None if epilogue == "f32" else float(k * reach / 150),
+                y_scale=None if epilogue != "u8" else float(k * reach / 150),
                 x_zero_point=zero_point,
                 y_zero_point=128,
                 float_bias=np.linspace(-9, 9, n).astype(np.float32),
+                sums=epilogue == "sums",
             )
             case = f"k {k}, x {x_value} - {zero_point}, w {w_value}"
             compare(tally, case, x, w, numbers, tile, name)
@@ -132,7 +133,7 @@ def test_wide_biases(tile: TileSpec, epilogue: str) -> None:
         w = rng.integers(-128, 128, (k, n), dtype=np.int8)
         drawn = draw_numbers(rng, n, k, epilogue)
         bias = rng.integers(low, high, n).astype(np.int32)
-        y_scale = None if epilogue == "f32" else float(np.abs(bias.astype(np.int64)).max() / 100)
+        y_scale = None if epilogue != "u8" else float(np.abs(bias.astype(np.int64)).max() / 100)
         numbers = replace(drawn, bias=bias, y_scale=y_scale)
         compare(tally, (low, high), x, w, numbers, tile, name)
     tally.finish()

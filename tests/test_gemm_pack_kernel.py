@@ -18,17 +18,16 @@ from qrt.program.constants import aligned_bytes
 from qrt.simd.features import active_features
 
 ROWS = [pytest.param(*row, id=row[0].kernel_name(row[1])) for row in tile_rows()]
-OPERANDS = FIELDS[:5]
+OPERANDS = FIELDS[:8]
 ANYTHING = (-1, 0, 1, 3, 4, 8, 16, 17, 1000, 2**20, 2**31, 2**32, 2**40, 2**62, -(2**63))
 
 
-def row_of(tile: TileSpec, k: int, n: int, x_zero_point: int = 0) -> dict[str, int]:
+def row_of(tile: TileSpec, k: int, n: int) -> dict[str, int]:
     """A row for w (k, n), operands left open."""
     return {
         **dict.fromkeys(OPERANDS, 0),
         "k": k, "n": n, "padded": padded_columns(n, tile), "nr": tile.nr, "lanes": tile.lanes,
-        "kr": tile.kr, "x_zero_point": x_zero_point,
-        "x_offset": tile.x_offset, "pairs": int(tile.pairs),
+        "kr": tile.kr, "x_offset": tile.x_offset, "pairs": int(tile.pairs),
         "octets": int(tile.octets),
     }  # fmt: skip
 
@@ -46,19 +45,25 @@ def test_same_bytes(tile: TileSpec, epilogue: str) -> None:
         x_zero_point = int(rng.choice([0, 1, 128, 255]))
         bias = rng.integers(-(2**31), 2**31, n).astype(np.int32)
         multiplier, float_bias = (rng.standard_normal(n).astype(np.float32) for _ in range(2))
+        x_scale = np.float32(rng.choice([1, 0, np.inf, rng.random() + 0.1]))
         w_zero_point = rng.integers(-128, 128, n).astype(np.int32)
-        rest = (multiplier, w_zero_point, float_bias)
+        w_code = int(rng.choice([128, 0, 255, rng.integers(0, 256)]))
 
         bench = ProductBench(active_features(), threads)
         panels_nbytes = padded_columns(n, tile) * -(-k // tile.kr) * 4
         panels, columns = bench.scratch(panels_nbytes), bench.scratch(16 * padded_columns(n, tile))
         source = bench.operand(Value("w", w.dtype, w.shape))
-        fields = row_of(tile, k, n, x_zero_point) | {
+        fields = row_of(tile, k, n) | {
             "w": source,
             "panels": panels,
             "columns": columns,
-            "template": bench.constant(pack_columns(n, tile, epilogue, bias, *rest)),
+            "template": bench.constant(
+                pack_columns(n, tile, epilogue, bias, multiplier, w_zero_point, float_bias)
+            ),
             "order": bench.constant(column_positions(n, tile, epilogue)),
+            "x_scale": bench.constant(np.array([x_scale])),
+            "x_zero_point": bench.constant(np.array([x_zero_point], np.uint8)),
+            "w_zero_point": bench.constant(np.array([w_code], np.uint8)),
         }
         bench.emit(pack_kernel, **fields)
         bench.check_extents()
@@ -68,13 +73,16 @@ def test_same_bytes(tile: TileSpec, epilogue: str) -> None:
         before = arena.copy()
         run_rows(bench, arena, np.frombuffer(bytes(bench.constants), np.uint8), threads)
 
-        real = w.astype(np.int64).sum(0) - k * w_zero_point.astype(np.int64)
+        zeros = w_zero_point + w_code - 128
+        real = w.astype(np.int64).sum(0) - k * zeros
         offset = tile.x_offset * w.sum(0, dtype=np.int64)
         exact = bias - x_zero_point * real + offset
         corrected = exact.astype(np.uint64).astype(np.uint32).view(np.int32)
         wants = {
             panels.offset: pack_weights(np.ascontiguousarray(w.T)[:, None, :], tile, epilogue),
-            columns.offset: pack_columns(n, tile, epilogue, corrected, *rest),
+            columns.offset: pack_columns(
+                n, tile, epilogue, corrected, multiplier * x_scale, zeros, float_bias
+            ),
         }
         case = f"k {k} n {n}, {threads} threads"
         for start, want in wants.items():
@@ -94,7 +102,7 @@ def test_extents(tile: TileSpec, epilogue: str) -> None:
         row = row_of(tile, int(rng.integers(0, 9)), int(rng.integers(1, tile.nr + 9)))
         honest = i % 4 == 0
         if not honest:
-            for name in rng.choice(FIELDS[5:], rng.integers(1, 3), replace=False):
+            for name in rng.choice(FIELDS[8:], rng.integers(1, 3), replace=False):
                 row[name] = int(rng.choice(np.array(ANYTHING, object)))
         try:
             extents = pack_kernel.extents(row)

@@ -15,7 +15,7 @@ import pytest
 
 from qrt.errors import UnsupportedError
 from tests.contract import evaluate
-from tests.graphs import DYNAMIC, OPERATORS, SPELLINGS, Case, case, random_graph
+from tests.graphs import OPERATORS, SPELLINGS, Case, case, random_graph
 from tests.sessions import THREADS, Cases, differences, feature_levels, named, run
 
 MORE = int(os.environ.get("QRT_TEST_SEEDS", "1"))
@@ -46,7 +46,7 @@ def test_random_graphs_equal_the_contract(features: str, spelling: str) -> None:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("name", [n for n in OPERATORS if n not in DYNAMIC])
+@pytest.mark.parametrize("name", OPERATORS)
 def test_operators_equal_the_contract(name: str, spelling: str) -> None:
     cases = Cases()
     refused = 0

@@ -67,7 +67,8 @@ def compare(
     with always(spec, l2_nbytes):
         got, kernels = run(node, x, level_of(spec.features), threads, tally.seed)
     tally.compare(case, got, want, kernels)
-    expect = spec.kernel_name("f32" if numbers.y_scale is None else "u8")
+    epilogue = "sums" if numbers.sums else "f32" if numbers.y_scale is None else "u8"
+    expect = spec.kernel_name(epilogue)
     tally.expect(case, expect in kernels, f"ran {kernels}, not {expect}")
 
 
@@ -188,7 +189,7 @@ def test_extremes(spec: WinogradSpec, epilogue: str) -> None:
             base, x_zero_point=x_zero_point, y_zero_point=y_zero_point, y_scale=9 * c * 128.0,
             w_zero_point=np.full(n, w_zero_point, np.int32),
         )  # fmt: skip
-        if epilogue == "f32":
+        if epilogue != "u8":
             numbers = replace(numbers, y_scale=None)
         few = 50 if w_zero_point else c  # weights of nine bits: the sums reach twice as far
         for x_value, w_value in combinations((0, 255), (-128, 127)):
@@ -218,7 +219,7 @@ def test_the_limit(spec: WinogradSpec, epilogue: str) -> None:
         w = np.full((n, c, 3, 3), 127 * sign, np.int8)
         numbers = Numbers(
             np.ones(n, np.float32), 2.0**18 if epilogue == "u8" else None, 0, 128,
-            bias=np.full(n, bias, np.int32),
+            bias=np.full(n, bias, np.int32), sums=epilogue == "sums",
         )  # fmt: skip
         node = conv_node(x.shape, w, numbers, strides=(1, 1), pads=SAME, dilations=(1, 1), group=1)
         sums = conv_sums(x, w, numbers, (1, 1), SAME, (1, 1), 1, (6, 7))

@@ -1,4 +1,4 @@
-"""What follows the sums of a tile: requantize to u8, or scale to float32, and store.
+"""What follows the sums of a tile: requantize to u8, scale to float32, or nothing, and store.
 
 u8: y = clamp(round_half_even(f32(acc) * multiplier) + y_zero_point, qmin, qmax). The bias is in acc
 already. Narrowing goes through the saturating packs of x86 or NEON (int32 -> int16 -> u8):
@@ -73,6 +73,12 @@ def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes:
             for a, s, f in zip(acc[r], scales, biases, strict=True)
         ]
         _store_row(b, fn, arg, r, _join(b, parts), 4, lanes)
+
+
+def store_sums(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
+    """Store acc as int32 rows."""
+    for r, row in enumerate(acc):
+        _store_row(b, fn, arg, r, _join(b, row), 4, lanes)
 
 
 def store_i32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
@@ -179,7 +185,7 @@ def _store_masked(b: Any, row: Any, address: Any, n: Any, itemsize: int) -> None
     bits = ir.VectorType(I1, nr)
     lane = ir.Constant(ir.VectorType(I32, nr), list(range(nr)))
     mask = b.icmp_signed("<", lane, splat(b, b.trunc(n, I32), nr))
-    kind = f"v{nr}{'i8' if itemsize == 1 else 'f32'}"
+    kind = f"v{nr}{'f' if row.type.element == F32 else 'i'}{8 * itemsize}"
     pointer = row.type.as_pointer()
     masked = declare(
         b.module, f"llvm.masked.store.{kind}.p0", ir.VoidType(), [row.type, pointer, I32, bits]
@@ -219,4 +225,4 @@ def _slice(b: Any, row: Any, start: int, count: int) -> Any:
 
 
 # one name per epilogue: what `table.EPILOGUES` lists, and the sums that a transform reads
-BUILDERS = {"u8": requantize_u8, "f32": scale_f32, "i32": store_i32}
+BUILDERS = {"u8": requantize_u8, "f32": scale_f32, "sums": store_sums, "i32": store_i32}

@@ -1,6 +1,7 @@
 """Pack computed weights while the program runs: what `pack_weights` does before it.
 
-The bias of the product's columns is corrected by the sums of the weights, which are known only now.
+The bias of the product's columns is corrected by the sums of the weights, which are known only now,
+as scale and zero points may be.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 from qrt.gemm.table import WEIGHT_NBYTES
 from qrt.jit.declare import Extent, kernel, slots
-from qrt.simd.memory import as_i8, as_i16, as_i32, operand
+from qrt.simd.memory import as_f32, as_i8, as_i16, as_i32, as_u8, operand
 
 FIELDS = (
     "w",  # int8 (k, n)
@@ -19,20 +20,22 @@ FIELDS = (
     "columns",
     "template",  # the columns with the bias not yet corrected
     "order",  # int32 (padded,): column at every position of the panels, -1 for padding
+    "x_scale",  # float32: a factor of the template's multipliers
+    "x_zero_point",  # uint8
+    "w_zero_point",  # uint8, raised by 128 as the weights' codes are: added to the template's
     "k",
     "n",
     "padded",  # columns of all panels
     "nr",  # columns of a full panel
     "lanes",
     "kr",  # of a lane: 4 bytes k0 k1 k2 k3, or 2 int16 k0 k1
-    "x_zero_point",
     "x_offset",  # what the tile subtracts from x before it multiplies
     "pairs",  # bytes (k0, k1) of all lanes, then (k2, k3)
     "octets",  # a column's bytes of two groups side by side; the last group may stand alone
 )
 (
-    W, PANELS, COLUMNS, TEMPLATE, ORDER, K, N, PADDED, NR, LANES, KR, X_ZERO_POINT, X_OFFSET,
-    PAIRS, OCTETS,
+    W, PANELS, COLUMNS, TEMPLATE, ORDER, X_SCALE, X_ZERO_POINT, W_ZERO_POINT, K, N, PADDED, NR,
+    LANES, KR, X_OFFSET, PAIRS, OCTETS,
 ) = slots(FIELDS)  # fmt: skip
 LIMIT = 2**31
 
@@ -56,6 +59,9 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
         Extent("columns", 16 * padded, writes=True),
         Extent("template", 16 * padded),
         Extent("order", 4 * padded),
+        Extent("x_scale", 4),
+        Extent("x_zero_point", 1),
+        Extent("w_zero_point", 1),
     ]
 
 
@@ -68,6 +74,9 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
     order = as_i32(operand(row, ORDER, arena, constants))
     k, n, padded, nr, lanes = row[K], row[N], row[PADDED], row[NR], row[LANES]
     kr = row[KR]
+    scale = as_f32(operand(row, X_SCALE, arena, constants))[0]
+    x_zero_point = np.int64(as_u8(operand(row, X_ZERO_POINT, arena, constants))[0])
+    w_zero_point = np.int64(as_u8(operand(row, W_ZERO_POINT, arena, constants))[0]) - 128
     groups = (k + kr - 1) // kr
     for position in range(padded * thread // threads, padded * (thread + 1) // threads):
         column = order[position]
@@ -100,8 +109,12 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
         target = as_i32(columns + panel * nr * 16)
         for i in range(4):
             target[i * width + inside] = source[i * width + inside]
-        correction = row[X_ZERO_POINT] * (total + k * source[2 * width + inside])
+        negated = source[2 * width + inside] - w_zero_point
+        correction = x_zero_point * (total + k * negated)
         correction -= row[X_OFFSET] * total
         if not is_padding:
             target[inside] = np.int32(source[inside] - correction)
+            target[2 * width + inside] = np.int32(negated)
+            at = columns + (panel * nr * 4 + width + inside) * 4
+            as_f32(at)[0] = as_f32(at)[0] * scale
     return 0

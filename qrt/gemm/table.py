@@ -65,7 +65,7 @@ class TileSpec:
         return f"gemm_u8s8_{self.mr}x{self.nr}k{self.kr}_{self.family}_{epilogue}"
 
 
-EPILOGUES = ("u8", "f32")
+EPILOGUES = ("u8", "f32", "sums")
 WEIGHT_NBYTES = 4  # of one column's weights in a dot group, whatever their type
 
 # cycles, fitted to 1 to 196 rows of 8 to 240 columns on one AVX512-VNNI core (0.4 % above the best

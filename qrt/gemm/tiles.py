@@ -25,7 +25,7 @@ def tiles(spec: TileSpec, epilogue: str) -> Any:
     """
     family, heights, widths = spec.family, spec.heights, spec.widths
     if family == "portable":
-        return _portable_u8 if epilogue == "u8" else _portable_f32
+        return {"u8": _portable_u8, "f32": _portable_f32, "sums": _portable_sums}[epilogue]
 
     # thirteen arguments: numba needs the names spelled out
     def call_tile(  # type: ignore[no-untyped-def]
@@ -101,4 +101,15 @@ def _portable_f32(  # type: ignore[no-untyped-def]
         for j in range(n):
             acc = _portable_acc(rows, taps, groups, panel, columns, sums, r, j)
             y[j] = np.float32(acc) * scale[j] + bias[j]
+    return 0
+
+
+@helper
+def _portable_sums(  # type: ignore[no-untyped-def]
+    height, nv, rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
+):
+    for r in range(m):
+        y = as_i32(out + r * ldc)
+        for j in range(n):
+            y[j] = _portable_acc(rows, taps, groups, panel, columns, sums, r, j)
     return 0

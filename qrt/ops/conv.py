@@ -1,4 +1,4 @@
-"""qrt.Conv: convolution of u8 activations and s8 weights (QLinearConv, opset 10; QDQ Conv).
+"""qrt.Conv: convolution of u8 activations and s8 weights (QLinearConv, ConvInteger, QDQ).
 
 1-D and 2-D; any kernel, stride, dilation, group and pads. Activations lie channels last. A
 depthwise convolution has a kernel of its own (`depthwise.py`), and so have 3x3 ones of stride 1
@@ -18,8 +18,8 @@ from qrt.errors import ModelError
 from qrt.ir import Node, Value
 from qrt.ops.depthwise import lower_depthwise
 from qrt.ops.pad_pixels import lower_pad_pixels
-from qrt.ops.product import finish, read_product
-from qrt.ops.product_rows import lower_product
+from qrt.ops.product import finish, known, read_product, result_dtype
+from qrt.ops.product_rows import lower_product, pad_byte
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 from qrt.ops.windows import check_numbers
 from qrt.ops.winograd import lower_winograd
@@ -84,16 +84,14 @@ def parse(node: Node) -> Geometry:
 def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
     g = parse(node)
     out = g.out if len(node.required(0).static_shape) == 4 else g.out[1:]
-    y = node.attrs["y"]
-    dtype = np.dtype(np.float32) if y is None else y.dtype
-    return [((g.batch, node.required(1).static_shape[0], *out), dtype)]
+    return [((g.batch, node.required(1).static_shape[0], *out), result_dtype(node))]
 
 
 def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     g = parse(node)
     x, w = inputs[0], inputs[1]
     assert x is not None and w is not None
-    product = read_product(node, w.shape[0])
+    product = known(read_product(node, w.shape[0]), inputs)
     one_d = x.ndim == 3
     if one_d:
         x, w = x[:, :, None, :], w[:, :, None, :]
@@ -129,8 +127,7 @@ def lower(node: Node, program: Lowering) -> None:
     cg = g.channels // g.group
     # (n, cg, kh, kw) -> (n, taps, cg)
     weights = np.ascontiguousarray(w.data.reshape(n, cg, kh * kw).transpose(0, 2, 1))
-    itemsize = 1 if product.y is not None else 4
-    geometry = geometry_fields(g) | {"y_pixel": n * itemsize}
+    geometry = geometry_fields(g) | {"y_pixel": n * product.itemsize}
     if lower_depthwise(program, node, product, geometry, channels=g.channels, group=g.group):
         return
     if lower_winograd(program, node, product, geometry, g.group):
@@ -138,7 +135,7 @@ def lower(node: Node, program: Lowering) -> None:
     source = program.operand(x)
     key: tuple[object, ...] = (id(w.data), "conv")
     if rows_are_runs(g):
-        source = lower_runs(program, x, g, geometry, int(product.x.zero_point))
+        source = lower_runs(program, x, g, geometry, pad_byte(program, product))
         weights = weights.reshape(n, kh, kw * cg)
         key = (id(w.data), "conv_rows")
     lower_product(
@@ -170,9 +167,9 @@ def geometry_fields(g: Geometry) -> dict[str, int]:
 
 
 def lower_runs(
-    program: Lowering, x: Value, g: Geometry, geometry: dict[str, int], fill: int
+    program: Lowering, x: Value, g: Geometry, geometry: dict[str, int], fill: Operand
 ) -> Operand:
-    """Lay x out with its pads, of bytes `fill`, and make every kernel row of `geometry` one tap.
+    """Lay x out with its pads, the byte `fill`, and make every kernel row of `geometry` one tap.
 
     Returns where x is now; a tap then is kernel_w * channels long.
     """

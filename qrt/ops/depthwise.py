@@ -31,7 +31,9 @@ def lower_depthwise(
     """Emit the row and return True, or False when the convolution is not the family's to run."""
     w = node.required(1).data
     assert w is not None
-    if group != channels or w.shape[0] != channels or product.y is None or group == 1:
+    if group != channels or w.shape[0] != channels or group == 1:
+        return False
+    if product.y is None or product.waits:
         return False
     bound = sum_bound(w, product)
     if (bound >= 2**31).any():

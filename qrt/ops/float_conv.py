@@ -99,7 +99,7 @@ def lower(node: Node, program: Lowering) -> None:
     # (group, outputs, inputs, kh, kw) -> (group, taps, inputs, outputs)
     split = weights.reshape(group, outputs, inputs, math.prod(g.kernel)).transpose(0, 3, 2, 1)
     if rows_are_runs(g):
-        source = lower_runs(program, x, g, geometry, 0)
+        source = lower_runs(program, x, g, geometry, program.constant(np.zeros(1, np.uint8)))
         geometry["channels"] *= g.kernel[1]
         split = split.reshape(group, g.kernel[0], g.kernel[1] * inputs, outputs)
     # the order of the weights is the same either way: tap by tap, input by input

@@ -1,4 +1,4 @@
-"""qrt.MatMul: u8 activations times s8 weights (QLinearMatMul, opset 10; QGemm; QDQ)."""
+"""qrt.MatMul: u8 activations times s8 weights (QLinearMatMul, MatMulInteger, QGemm, QDQ)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from qrt.errors import ModelError
 from qrt.ir import Node
-from qrt.ops.product import finish, read_product
+from qrt.ops.product import finish, known, read_product, result_dtype
 from qrt.ops.product_rows import lower_computed_product, lower_product
 from qrt.ops.spec import Array, Lowering, OpSpec
 
@@ -43,8 +43,7 @@ def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
         shape = (*shape, x2[-2])
     if len(w) > 1:
         shape = (*shape, w2[-1])
-    y = node.attrs["y"]
-    return [(shape, np.dtype(np.float32) if y is None else y.dtype)]
+    return [(shape, result_dtype(node))]
 
 
 def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
@@ -52,7 +51,7 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     assert x is not None and w is not None
     (shape, _), *_rest = infer(node)
     x2, w2, _ = _shapes(node)
-    product = read_product(node, w2[-1])
+    product = known(read_product(node, w2[-1]), inputs)
     xs = x.reshape(x2).astype(np.int64) - int(product.x.zero_point)
     ws = w.reshape(w2).astype(np.int64) - product.w_zero_point
     acc = np.matmul(xs, ws)
@@ -64,7 +63,7 @@ def lower(node: Node, program: Lowering) -> None:
     right = node.required(1)
     product = read_product(node, w2[-1])
     x, y = program.operand(node.required(0)), program.operand(node.outputs[0])
-    itemsize = 1 if product.y is not None else 4
+    itemsize = product.itemsize
     k, n = w2[-2:]
     count = math.prod(w2[:-2])
     if count == 1:

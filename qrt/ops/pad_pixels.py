@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from qrt.ir import Value
 from qrt.jit.declare import Extent, kernel, slots
 from qrt.ops.spec import Lowering, Operand
@@ -15,12 +13,12 @@ from qrt.simd.memory import as_u8, operand
 if TYPE_CHECKING:
     from qrt.ops.conv import Geometry
 
-FIELDS = ("x", "y", "images", "height", "width", "top", "left", "bottom", "right", "pixel", "fill")
-X, Y, IMAGES, HEIGHT, WIDTH, TOP, LEFT, BOTTOM, RIGHT, PIXEL, FILL = slots(FIELDS)
+FIELDS = ("x", "y", "fill", "images", "height", "width", "top", "left", "bottom", "right", "pixel")
+X, Y, FILL, IMAGES, HEIGHT, WIDTH, TOP, LEFT, BOTTOM, RIGHT, PIXEL = slots(FIELDS)
 
 
-def lower_pad_pixels(program: Lowering, x: Value, g: Geometry, fill: int) -> Operand:
-    """Emit the row and return where the padded images are."""
+def lower_pad_pixels(program: Lowering, x: Value, g: Geometry, fill: Operand) -> Operand:
+    """Emit the row and return where the padded images are; `fill` is the byte of the pads."""
     top, left, bottom, right = g.pads
     height, width = g.size
     y = program.scratch(
@@ -30,6 +28,7 @@ def lower_pad_pixels(program: Lowering, x: Value, g: Geometry, fill: int) -> Ope
         pad_pixels_kernel,
         x=program.operand(x),
         y=y,
+        fill=fill,
         images=g.batch,
         height=height,
         width=width,
@@ -38,14 +37,13 @@ def lower_pad_pixels(program: Lowering, x: Value, g: Geometry, fill: int) -> Ope
         bottom=bottom,
         right=right,
         pixel=g.channels,
-        fill=fill,
     )
     return y
 
 
 def extents(row: Mapping[str, int]) -> list[Extent]:
-    """x in full, y in full."""
-    for name in FIELDS[2:]:
+    """x in full, y in full, one byte that fills."""
+    for name in FIELDS[3:]:
         if not 0 <= row[name] < 2**40:
             raise ValueError(f"{name} must not be negative, got {row[name]}")
     height = row["height"] + row["top"] + row["bottom"]
@@ -53,6 +51,7 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
     return [
         Extent("x", row["images"] * row["height"] * row["width"] * row["pixel"]),
         Extent("y", row["images"] * height * width * row["pixel"], writes=True),
+        Extent("fill", 1),
     ]
 
 
@@ -64,7 +63,7 @@ def pad_pixels_kernel(row, arena, constants, thread, threads):  # type: ignore[n
     top, left = row[TOP], row[LEFT]
     out_height = height + top + row[BOTTOM]
     line = (width + left + row[RIGHT]) * pixel
-    fill = np.uint8(row[FILL])
+    fill = as_u8(operand(row, FILL, arena, constants))[0]
     if line == 0:
         return 0
     lines = row[IMAGES] * out_height

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +13,17 @@ from qrt.errors import UnsupportedError
 from qrt.ir import Node, QParams, Value
 from qrt.ops.spec import Array
 
+NO_BIAS = np.float32(-0.0)  # x + -0.0 is x, whatever the sign of a zero
+
 
 @dataclass(frozen=True)
 class Product:
-    """The numbers of a product beside its weights, per output channel (n,) or for all ()."""
+    """The numbers of a product beside its weights, per output channel (n,) or for all ().
+
+    What the data says while the model runs is a value: `x_scale` (float32) is a factor of `scale`,
+    `x_zero_point` (uint8) stands for x's, `w_zero_point_code` (uint8) is that of the weights + 128.
+    They are None where they are constants; then x and w_zero_point say them.
+    """
 
     x: QParams
     y: QParams | None
@@ -24,11 +33,25 @@ class Product:
     scale: Array
     qmin: int
     qmax: int
+    sums: bool = False
+    x_scale: Value | None = None
+    x_zero_point: Value | None = None
+    w_zero_point_code: Value | None = None
 
     @property
     def epilogue(self) -> str:
         """Name in gemm's table of what follows the sums."""
-        return "f32" if self.y is None else "u8"
+        return "sums" if self.sums else "f32" if self.y is None else "u8"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an output."""
+        return 1 if self.epilogue == "u8" else 4
+
+    @property
+    def waits(self) -> bool:
+        """True where its columns are complete only when the data is there."""
+        return self.x_scale is not None or self.x_zero_point is not None
 
     @property
     def multiplier(self) -> Array:
@@ -43,19 +66,41 @@ def read_product(node: Node, n: int) -> Product:
     return Product(
         node.attrs["x"],
         y,
-        _per_channel(node, "bias", bias, n, np.int32),
-        _per_channel(node, "float_bias", float_bias, n, np.float32),
+        _per_channel(node, "bias", bias, np.zeros(n, np.int32)),
+        _per_channel(node, "float_bias", float_bias, np.full(n, NO_BIAS)),
         np.asarray(node.attrs.get("w_zero_point", 0), np.int32),
         np.asarray(node.attrs["scale"], np.float32),
         int(node.attrs.get("qmin", 0 if y is None else y.qmin)),
         int(node.attrs.get("qmax", 0 if y is None else y.qmax)),
+        bool(node.attrs.get("sums", False)),
+        *(node.input(i) for i in (4, 5, 6)),
     )
 
 
-def _per_channel(node: Node, name: str, value: Value | None, n: int, dtype: type) -> Array:
-    """The n constants of an optional input; zeros when it is omitted."""
+def result_dtype(node: Node) -> np.dtype[Any]:
+    """Of a qrt.Conv or qrt.MatMul."""
+    if node.attrs.get("sums", False):
+        return np.dtype(np.int32)
+    y: QParams | None = node.attrs["y"]
+    return np.dtype(np.float32) if y is None else y.dtype
+
+
+def known(product: Product, inputs: Sequence[Array | None]) -> Product:
+    """`product` with what its run-time inputs, 4 to 6 of the node's, turned out to be."""
+    x_scale, x_zero_point, w_zero_point = (*inputs[4:], None, None, None)[:3]
+    x, w_zero = product.x, product.w_zero_point
+    if x_zero_point is not None:
+        x = replace(x, zero_point=x_zero_point.reshape(()))
+    if w_zero_point is not None:
+        w_zero = w_zero_point.reshape(()).astype(np.int32) - 128
+    scale = product.scale if x_scale is None else product.scale * x_scale.reshape(())
+    return replace(product, x=x, w_zero_point=w_zero, scale=scale)
+
+
+def _per_channel(node: Node, name: str, value: Value | None, missing: Array) -> Array:
+    """The constants of an optional input, `missing` when it is omitted."""
     if value is None:
-        return np.zeros(n, dtype)
+        return missing
     if value.data is None:
         raise UnsupportedError(f"{name} must be constant, {value.name!r} is computed")
     return value.data.reshape(-1)
@@ -64,6 +109,8 @@ def _per_channel(node: Node, name: str, value: Value | None, n: int, dtype: type
 def finish(acc: Array, product: Product, shape: tuple[int, ...]) -> Array:
     """Requantize or scale exact sums `acc` (int64, channels broadcast as `shape`)."""
     acc32 = (acc + product.bias.astype(np.int64).reshape(shape)).astype(np.int32)
+    if product.sums:
+        return acc32
     floats = acc32.astype(np.float32)
     factor = np.broadcast_to(product.multiplier, product.bias.shape).reshape(shape)
     y: Array = floats * factor
@@ -79,10 +126,13 @@ def sum_bound(w: Array, product: Product) -> Array:
     """Largest |sum| per output channel that any x can give, for w (n, k...) int8: int64 (n,)."""
     flat = w.reshape(w.shape[0], math.prod(w.shape[1:])).astype(np.int64)
     flat = flat - np.broadcast_to(product.w_zero_point, w.shape[0])[:, None]
-    zero_point = int(product.x.zero_point)
-    below, above = zero_point - product.x.qmin, product.x.qmax - zero_point
     positive, negative = flat.clip(min=0).sum(1), -flat.clip(max=0).sum(1)
     bias = product.bias.astype(np.int64)
+    if product.x_zero_point is not None:  # the sums go furthest at the ends of what it may be
+        furthest = (product.x.qmax - product.x.qmin) * np.maximum(positive, negative)
+        return np.asarray(np.abs(bias) + furthest)
+    zero_point = int(product.x.zero_point)
+    below, above = zero_point - product.x.qmin, product.x.qmax - zero_point
     lowest = bias - positive * below - negative * above
     highest = bias + positive * above + negative * below
     bound: Array = np.maximum(np.abs(lowest), np.abs(highest))

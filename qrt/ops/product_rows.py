@@ -13,7 +13,9 @@ from qrt.gemm.driver import PRODUCTS, row_sums_kernel
 from qrt.gemm.extents import rows_nbytes, work_nbytes
 from qrt.gemm.pack import KR, column_positions, pack_columns, pack_weights, panel_nbytes
 from qrt.gemm.pack_kernel import pack_kernel
+from qrt.gemm.run_time_columns import SCALED_F32, run_time_columns_kernel
 from qrt.gemm.table import WEIGHT_NBYTES, TileSpec, padded_columns, select_tile
+from qrt.ir import Value
 from qrt.ops.product import Product, max_scaled, sum_bound, weight_sums, wrap_i32
 from qrt.ops.spec import Array, Lowering, Operand
 from qrt.simd.caches import cache_sizes
@@ -49,6 +51,14 @@ def lower_product(
     corrected = product.bias - int(product.x.zero_point) * weight_sums(w, product)
     corrected = wrap_i32(corrected + tile.x_offset * w.sum((1, 2), dtype=np.int64))
 
+    columns, pad = lower_columns(
+        program,
+        product,
+        _columns(product, corrected, tile, groups, n),
+        _slopes(product, weight_sums(w, product), tile, groups, n),
+        channels + 4,
+    )
+
     def panels() -> Array:
         split = w.reshape(groups, n, taps, channels)
         return np.concatenate([pack_weights(part, tile, product.epilogue) for part in split])
@@ -62,8 +72,42 @@ def lower_product(
         x,
         y,
         panels=program.packed((*key, groups, tile, product.epilogue), panels),
-        columns=program.constant(_columns(product, corrected, tile, groups, n)),
+        columns=columns,
+        pad=pad,
     )
+
+
+def lower_columns(
+    program: Lowering, product: Product, columns: Array, slopes: Array, pad_nbytes: int
+) -> tuple[Operand, Operand]:
+    """Where the column parameters are, and `pad_nbytes` bytes of x's zero point.
+
+    Where they wait for the data, the row that completes them is emitted (`run_time_columns`).
+    """
+    template = program.constant(columns)
+    if not product.waits:
+        return template, program.constant(np.full(pad_nbytes, product.x.zero_point, np.uint8))
+    one, x_scale = np.ones((), np.float32), product.x_scale
+    made = program.scratch(columns.nbytes), program.scratch(pad_nbytes)
+    program.emit(
+        run_time_columns_kernel,
+        template=template,
+        slopes=program.constant(slopes),
+        x_scale=program.constant(one) if x_scale is None else program.operand(x_scale),
+        x_zero_point=pad_byte(program, product),
+        columns=made[0],
+        pad=made[1],
+        count=columns.nbytes // 4,
+        pad_nbytes=pad_nbytes,
+    )
+    return made
+
+
+def pad_byte(program: Lowering, product: Product) -> Operand:
+    """Where the zero point of x is, a byte."""
+    if product.x_zero_point is not None:
+        return program.operand(product.x_zero_point)
+    return program.constant(np.asarray(product.x.zero_point, np.uint8))
 
 
 def lower_computed_product(
@@ -79,6 +123,8 @@ def lower_computed_product(
     """Emit the rows of a product whose weights (k, n) int8 are computed: they are packed first."""
     reach = max(int(product.x.zero_point), 255 - int(product.x.zero_point))
     furthest = int(np.abs(product.w_zero_point.astype(np.int64)).max(initial=0)) + 128
+    if product.w_zero_point_code is not None:
+        furthest = 255
     bound = np.full(n, k * reach * furthest) + np.abs(product.bias.astype(np.int64))
     m = outputs(geometry)
     _check_bound(bound, k)
@@ -96,18 +142,33 @@ def lower_computed_product(
         columns=columns,
         template=program.constant(_columns(product, wrap_i32(product.bias), tile, 1, n)),
         order=program.constant(column_positions(n, tile, product.epilogue)),
+        **_numbers(program, product),
         k=k,
         n=n,
         padded=padded,
         nr=tile.nr,
         lanes=tile.lanes,
         kr=tile.kr,
-        x_zero_point=int(product.x.zero_point),
         x_offset=tile.x_offset,
         pairs=int(tile.pairs),
         octets=int(tile.octets),
     )
-    emit_product(program, product, tile, 1, geometry, x, y, panels=panels, columns=columns)
+    pad = program.constant(np.full(k + 4, product.x.zero_point, np.uint8))  # nothing reads it
+    emit_product(
+        program, product, tile, 1, geometry, x, y, panels=panels, columns=columns, pad=pad
+    )
+
+
+def _numbers(program: Lowering, product: Product) -> dict[str, Operand]:
+    """Where scale and zero points are that `pack_kernel` adds to the template's."""
+    numbers: dict[str, tuple[Value | None, Array]] = {
+        "x_scale": (product.x_scale, np.ones((), np.float32)),
+        "w_zero_point": (product.w_zero_point_code, np.asarray(128, np.uint8)),
+    }
+    return {"x_zero_point": pad_byte(program, product)} | {
+        name: program.constant(known) if value is None else program.operand(value)
+        for name, (value, known) in numbers.items()
+    }
 
 
 def emit_product(
@@ -121,17 +182,16 @@ def emit_product(
     *,
     panels: Operand,
     columns: Operand,
+    pad: Operand,
 ) -> None:
     """Emit the product by `tile`, after the row sums where a weight zero point is not 0."""
     m, n, channels = outputs(geometry), geometry["n"], geometry["channels"]
     taps = geometry["kernel_h"] * geometry["kernel_w"]
-    zero_point = int(product.x.zero_point)
     limits = [0 if product.y is None else int(product.y.zero_point), product.qmin, product.qmax, 0]
     fields = geometry | blocking(program, tile, groups, geometry)
-    fields["y_group"] = n * (4 if product.y is None else 1)
+    fields["y_group"] = n * product.itemsize
     threads = fields["max_threads"]
-    pad = program.constant(np.full(channels + 4, zero_point, np.uint8))
-    has_sums = bool(product.w_zero_point.any())
+    has_sums = product.w_zero_point_code is not None or bool(product.w_zero_point.any())
     sums: Operand | int = 0
     if has_sums:
         sums = program.scratch(4 * m * groups)
@@ -204,7 +264,7 @@ def _tile(
         return select_tile(m, n, k, frozenset())
     choice = None
     if measures():
-        y_group = n * (4 if product.y is None else 1)
+        y_group = n * product.itemsize
         fields = geometry | {"y_group": y_group, "block": 1}
         choice = fastest(tile, fields, product.epilogue, program.features)
     if choice is None:
@@ -228,3 +288,15 @@ def _columns(product: Product, bias: Array, tile: TileSpec, groups: int, n: int)
         strict=True,
     )
     return np.concatenate([pack_columns(n, tile, product.epilogue, *part) for part in parts])
+
+
+def _slopes(product: Product, sums: Array, tile: TileSpec, groups: int, n: int) -> Array:
+    """What `run_time_columns` reads beside `_columns`; nothing where no column waits."""
+    if not product.waits:
+        return np.zeros(0, np.uint8)
+    zero = np.zeros((), np.int32)
+    parts = [
+        pack_columns(n, tile, product.epilogue, part, SCALED_F32, zero, np.zeros((), np.float32))
+        for part in sums.reshape(groups, n)
+    ]
+    return np.concatenate(parts)

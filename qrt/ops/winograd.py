@@ -30,7 +30,7 @@ def lower_winograd(
     """Emit the row and return True, or False when the convolution is not Winograd's to run."""
     w = node.required(1).data
     assert w is not None
-    if w.ndim != 4 or w.shape[2:] != (3, 3) or group != 1:
+    if w.ndim != 4 or w.shape[2:] != (3, 3) or group != 1 or product.waits:
         return False
     strides = ("stride_h", "stride_w", "dilation_h", "dilation_w")
     if any(geometry[name] != 1 for name in strides):

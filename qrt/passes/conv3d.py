@@ -75,7 +75,8 @@ class _Builder:
         if begin == end == 0:
             return x
         widths = np.array([0, 0, begin, 0, 0, 0, 0, end, 0, 0])
-        return self.add("Pad", [x, self.constant(widths), self.constant(qparams.zero_point)])
+        zero_point = self.node.input(5) or self.constant(qparams.zero_point)
+        return self.add("Pad", [x, self.constant(widths), zero_point])
 
     def sliced(self, x: Value, start: int, stop: int, step: int) -> Value:
         numbers = [self.constant(np.array([v])) for v in (start, stop, 2, step)]

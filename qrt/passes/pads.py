@@ -27,6 +27,8 @@ def _absorb(node: Node, pad: Node) -> None:
     widths = _spatial_widths(pad)
     if widths is None or "auto_pad" in node.attrs:
         return
+    if node.op == "Conv" and node.input(5) is not None:  # what its zero point is, the data says
+        return
     fill, own = pad.input(2), node.attrs["pads"]
     if len(widths) != len(own) or fill is None or fill.data is None:
         return

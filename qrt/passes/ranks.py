@@ -77,8 +77,8 @@ def _several(node: Node) -> None:
     shape = _shape(node)
     if node.op == "DynamicQuantizeLinear":
         node.outputs[0].shape = shape
-        for value in node.outputs[1:]:
-            value.shape = ()
+        for value, dtype in zip(node.outputs[1:], (np.float32, np.uint8), strict=False):
+            value.shape, value.dtype = (), np.dtype(dtype)
     elif shape is not None:
         axis = int(node.attrs.get("axis", 0)) % len(shape)
         for value in node.outputs:

@@ -1,6 +1,6 @@
-"""Recognise quantization: QDQ and QOperator become machine operators, in one walk.
+"""Recognise quantization: QDQ, QOperator and dynamic become machine operators, in one walk.
 
-One table says who recognises which ONNX operator; both spellings use it. What has no integer form
+One table says who recognises which ONNX operator; all spellings use it. What has no integer form
 stays the ONNX operator it was, reads float32, and carries the reason (`Node.why`).
 """
 
@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from qrt.errors import QrtError, at_node
 from qrt.ir import Graph, Node
-from qrt.passes.recognise import concat, linear, movement, pointwise, pools, products, resize
+from qrt.passes.recognise import (
+    concat,
+    dynamic,
+    linear,
+    movement,
+    pointwise,
+    pools,
+    products,
+    resize,
+)
 from qrt.passes.recognise.qoperators import qoperator
 from qrt.passes.recognise.views import Plain, View
 from qrt.passes.recognise.walk import Outcome, Recogniser, Walk
@@ -38,14 +47,17 @@ ONNX: dict[str, Recogniser] = {
     **dict.fromkeys(MOVEMENTS, movement.move),
     "AveragePool": pools.average_pool,
     "BatchNormalization": products.batchnorm,
+    "Cast": dynamic.cast,
     "Clip": pointwise.clip,
     "Concat": concat.concat,
     "Conv": products.conv,
+    "ConvInteger": dynamic.conv_integer,
     "DequantizeLinear": linear.dequantize_linear,
     "Gemm": products.gemm,
     "GlobalAveragePool": pools.global_average_pool,
     "Identity": _identity,
     "MatMul": products.matmul,
+    "MatMulInteger": dynamic.matmul_integer,
     "QLinearConv": qoperator,
     "QLinearMatMul": qoperator,
     "QuantizeLinear": linear.quantize_linear,

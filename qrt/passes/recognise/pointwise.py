@@ -12,6 +12,7 @@ import numpy as np
 
 from qrt.ir import Node, QParams, Value
 from qrt.ir.attrs import AttrReader
+from qrt.passes.recognise import dynamic
 from qrt.passes.recognise.product import Product
 from qrt.passes.recognise.views import Clipped, Codes, Fixed, Mapped, Pending, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
@@ -73,7 +74,9 @@ def clip_bounds(walk: Walk, node: Node) -> tuple[np.float32, np.float32] | None:
 
 def binary(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     """Operators of two or more arguments, NumPy broadcasting; Sum, Max and Min pairwise."""
-    result: Outcome | None = None
+    result = dynamic.binary(walk, node, views)
+    if result is not None:
+        return result
     view = views[0]
     if len(views) == 1:
         assert view is not None

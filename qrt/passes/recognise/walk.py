@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +39,11 @@ class Walk:
         self._flipped: dict[Value, Value] = {}
         self._names = {v.name for v in graph.values()}
         self._results: set[Value] = set(graph.inputs)
+        # how many inputs of nodes, and outputs of the graph, each ONNX value is
+        reads = (v for n in graph.nodes for v in n.inputs if v is not None)
+        self.uses: Counter[Value] = Counter((*reads, *graph.outputs))
+        # what products made of constants that are not dequantized: shared weights stay shared
+        self.weights: dict[tuple[Value, bytes, int], Any] = {}
 
     # reading -------------------------------------------------------------------------------
 
