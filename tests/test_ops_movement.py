@@ -216,7 +216,6 @@ def test_transpose_only_renames() -> None:
 RESHAPES: list[tuple[str, int, dict[str, Any], list[Any], tuple[int, ...]]] = [
     ("Reshape", 13, {}, [[0, -1]], (2, 12)),
     ("Reshape", 13, {}, [[3, 1, -1, 2]], (3, 1, 4, 2)),
-    ("Reshape", 1, {"shape": [4, 6]}, [], (4, 6)),
     ("Flatten", 13, {}, [], (2, 12)),
     ("Flatten", 13, {"axis": -1}, [], (6, 4)),
     ("Flatten", 13, {"axis": 3}, [], (24, 1)),

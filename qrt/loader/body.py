@@ -14,7 +14,8 @@ from qrt.loader.attributes import Attribute, Reference, bind_attributes, read_at
 from qrt.loader.constants import constant_data, refuse_sparse
 from qrt.loader.limits import Limits
 from qrt.loader.names import checked_name, required_name
-from qrt.loader.opsets import OLDEST_OPSET, normal_domain, read_opsets, version_of
+from qrt.loader.old_opsets import BASE, modern
+from qrt.loader.opsets import normal_domain, read_opsets, version_of
 from qrt.loader.order import order_nodes
 from qrt.loader.schema import check_signature
 from qrt.loader.tensors import TensorReader
@@ -178,7 +179,10 @@ class BodyEmitter:
             out.data, out.dtype, out.shape = data, data.dtype, data.shape
             return
         node.attrs = dict(attrs)
-        self.nodes.append(node)
+        if node.domain == "" and node.version < BASE:
+            self.nodes.extend(modern(node, self._fresh))
+        else:
+            self.nodes.append(node)
 
     def _call(
         self,
@@ -262,7 +266,7 @@ class BodyEmitter:
         if source is None:
             raise ModelError(f"{where}: the function returns input '{name}', which is left out")
         # any opset will do: Identity has never changed its meaning
-        identity = Node("Identity", [source], [value], version=OLDEST_OPSET, index=frame.index)
+        identity = Node("Identity", [source], [value], version=BASE, index=frame.index)
         identity.origin = frame.origin
         self.nodes.append(identity)
 

@@ -12,8 +12,6 @@ from qrt.errors import ModelError, UnsupportedError
 from qrt.loader.limits import Limits
 from qrt.loader.names import checked_name
 
-OLDEST_OPSET = 7
-
 
 def normal_domain(domain: str) -> str:
     """The default domain has two spellings."""
@@ -21,7 +19,7 @@ def normal_domain(domain: str) -> str:
 
 
 def read_opsets(imports: Iterable[OperatorSetIdProto], what: str, limits: Limits) -> dict[str, int]:
-    """Version by domain; the default domain's must be one that can be read."""
+    """Version by domain; the default domain's must be one that there is."""
     opsets: dict[str, int] = {}
     for entry in imports:
         domain = normal_domain(checked_name(entry.domain, f"{what}: an opset", limits))
@@ -38,15 +36,10 @@ def read_opsets(imports: Iterable[OperatorSetIdProto], what: str, limits: Limits
 
 
 def check_opset(version: int, what: str) -> None:
-    """Refuse a default-domain opset that is older or newer than what can be read."""
+    """Refuse a default-domain opset that there is not, or not yet."""
     newest = onnx.defs.onnx_opset_version()
     if version < 1:
         raise ModelError(f"{what}: opset must be 1 or more, got {version}")
-    if version < OLDEST_OPSET:
-        raise UnsupportedError(
-            f"{what}: opset must be {OLDEST_OPSET} or newer, got {version};"
-            " onnx.version_converter may raise it"
-        )
     if version > newest:
         raise UnsupportedError(
             f"{what}: opset may be up to {newest} with onnx {onnx.__version__}, got {version};"

@@ -1,4 +1,4 @@
-"""BatchNormalization of float32 at inference (ONNX, opset 1 to 15): x * factor + offset.
+"""BatchNormalization of float32 at inference (ONNX, opset 7 to 15): x * factor + offset.
 
 Per channel factor = scale / sqrt(variance + epsilon) and offset = bias - mean * factor are computed
 once, in float64, and rounded to float32.
@@ -29,11 +29,10 @@ def parse(node: Node) -> float:
     """epsilon; refuses training."""
     attrs = AttrReader(node, ("momentum",))
     epsilon = attrs.float("epsilon", float(np.float32(1e-5)))
-    # before opset 7 inference was is_test=1, the other outputs were there but unused
-    training = attrs.int("training_mode", 0) if node.version >= 7 else not attrs.int("is_test", 0)
+    training = attrs.int("training_mode", 0)
     spatial = attrs.int("spatial", 1)
     attrs.done()
-    if len(node.outputs) > 1 or (node.version >= 14 and training) or spatial != 1:
+    if len(node.outputs) > 1 or training or spatial != 1:
         raise UnsupportedError("BatchNormalization is supported for inference only")
     return epsilon
 

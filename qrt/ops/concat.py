@@ -26,7 +26,7 @@ def parse(node: Node) -> int:
     if node.domain == "qrt":
         return normalized_axis(int(node.attrs["axis"]), rank)
     attrs = AttrReader(node)
-    axis = attrs.int("axis", 1 if node.version < 4 else None)
+    axis = attrs.int("axis")
     attrs.done()
     return normalized_axis(axis, rank)
 

@@ -85,7 +85,7 @@ BINARY: dict[str, Callable[..., Any]] = {
 
 
 def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
-    AttrReader(node, ("axis", "broadcast") if node.version >= 7 else ()).done()
+    AttrReader(node).done()
     shapes = [node.required(i).static_shape for i in range(len(node.inputs))]
     return [(np.broadcast_shapes(*shapes), node.required(0).dtype)]
 

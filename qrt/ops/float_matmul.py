@@ -82,7 +82,7 @@ def lower_matmul(node: Node, program: Lowering) -> None:
 
 def parse_gemm(node: Node) -> tuple[float, float, bool, bool]:
     """(alpha, beta, transA, transB)."""
-    attrs = AttrReader(node, ("broadcast",) if node.version < 7 else ())
+    attrs = AttrReader(node)
     found = (
         attrs.float("alpha", 1.0),
         attrs.float("beta", 1.0),

@@ -21,10 +21,10 @@ Parse = Callable[[Node], Shape]
 
 
 def reshape_shape(node: Node) -> Shape:
-    """Reshape: 0 copies a size (unless allowzero), -1 is inferred; an attribute before opset 5."""
+    """Reshape: 0 copies a size (unless allowzero), -1 is inferred."""
     shape = node.required(0).static_shape
     attrs = AttrReader(node)
-    target = attrs.ints("shape") if node.version < 5 else constant_ints(node, 1, "shape")
+    target = constant_ints(node, 1, "shape")
     allow_zero = attrs.bool("allowzero", False)
     attrs.done()
     sizes = list(target)

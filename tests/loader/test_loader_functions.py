@@ -176,9 +176,12 @@ def test_refused(name: str) -> None:
 
 
 def test_opset_of_a_function() -> None:
-    old = function("F", "a", "b", [node("Relu", "a", "b")], opset=6)
-    with pytest.raises(UnsupportedError, match="the function: opset must be 7 or newer, got 6"):
-        load_graph(model_with([old], [call("F", "x", "y")]))
+    old = function("F", "a", "b", [node("Concat", "a a", "b")], opset=3)
+    (concat,) = load_graph(model_with([old], [call("F", "x", "y")])).nodes
+    assert (concat.version, concat.attrs) == (7, {"axis": 1})
+    newer = function("F", "a", "b", [node("Relu", "a", "b")], opset=999)
+    with pytest.raises(UnsupportedError, match=r"the function: opset may be up to .*, got 999"):
+        load_graph(model_with([newer], [call("F", "x", "y")]))
 
 
 def test_depth_and_growth_are_bounded() -> None:

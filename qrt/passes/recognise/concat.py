@@ -58,6 +58,6 @@ def _emit(walk: Walk, node: Node, parts: list[Codes], like: Value) -> Value:
         walk.codes(c, like) if is_there else c.root for c, is_there in zip(parts, done, strict=True)
     ]
     tables = [None if is_there else c.table for c, is_there in zip(parts, done, strict=True)]
-    axis = AttrReader(node).int("axis", 1 if node.version < 4 else None)
+    axis = AttrReader(node).int("axis")
     attrs = {"axis": axis, "tables": tables}
     return walk.emit("Concat", inputs, attrs, walk.result(like, U8), node)
