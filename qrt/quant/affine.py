@@ -54,9 +54,17 @@ def spread(parameter: Array, rank: int, axis: int | None) -> Array:
     return parameter.reshape(shape)
 
 
+def spread_over(parameter: Array, shape: tuple[int, ...], q: QParams) -> Array:
+    """A scale or zero point of `q` that broadcasts to a tensor of `shape`, blocks repeated."""
+    if q.block_size is None or q.axis is None:
+        return spread(parameter, len(shape), q.axis)
+    repeated = np.repeat(parameter, q.block_size, q.axis)
+    return repeated.take(np.arange(shape[q.axis]), q.axis)
+
+
 def quantize(x: Array, y: QParams) -> Array:
     """clamp(round_half_even(x / scale) + zero_point); NaN gives qmin (ONNX QuantizeLinear)."""
-    scale, zero_point = spread(y.scale, x.ndim, y.axis), spread(y.zero_point, x.ndim, y.axis)
+    scale, zero_point = spread_over(y.scale, x.shape, y), spread_over(y.zero_point, x.shape, y)
     with np.errstate(all="ignore"):
         steps = np.rint(x / scale)
     # float64 holds every rounded float32 that is not clamped, plus any zero point, exactly
@@ -67,8 +75,8 @@ def quantize(x: Array, y: QParams) -> Array:
 
 def dequantize(q: Array, x: QParams) -> Array:
     """float32(q - zero_point) * scale (ONNX DequantizeLinear)."""
-    centered = q.astype(np.int64) - spread(x.zero_point, q.ndim, x.axis).astype(np.int64)
-    real: Array = centered.astype(np.float32) * spread(x.scale, q.ndim, x.axis)
+    centered = q.astype(np.int64) - spread_over(x.zero_point, q.shape, x).astype(np.int64)
+    real: Array = centered.astype(np.float32) * spread_over(x.scale, q.shape, x)
     return real
 
 
