@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from qrt.gemm import depthwise_carry, depthwise_tile, tile, widen, winograd_tile
+from qrt.gemm import depthwise_carry, depthwise_tile, nbits_tile, tile, widen, winograd_tile
 from qrt.gemm.depthwise_order import TALL
 from qrt.gemm.depthwise_table import DEPTHWISE
 from qrt.gemm.dots import FAMILIES
+from qrt.gemm.nbits_table import NBitsTile, block_nbytes
 from qrt.jit.declare import HEADER, Extent, Helper, Intrinsic, Kernel
 
 ISLAND = 1 << 57  # bytes between operands: 39 slots fit into int64
@@ -156,13 +157,15 @@ class _Rebuilder:
             return lambda address: Pointer(trace, address, POINTERS[name])
         if name == "put_ramp":
             return lambda address, start, step: _ramp(trace, address, start, step)
-        if name in ("add32", "sub32", "mul32", "quantize_u8"):
+        if name in ("add32", "sub32", "mul32", "fma_f32", "quantize_u8"):
             return lambda *args: 0
         if isinstance(declared, Helper):
             return self.function(declared.fn)
         if name == "widen_pieces":
             return _widen(trace)
         made = _enclosed(declared.fn)
+        if name.startswith("tiles_nbits"):
+            return _nbits_tile(trace, made["tile"])
         if "heights" in made:
             return _tile(trace, made["family"], made["heights"], made["widths"], made["epilogue"])
         if made.get("kind") == "interleave":
@@ -227,6 +230,31 @@ def _tile(
         n = nr if epilogue == "i32" else a["n"]
         for r in range(a["m"]):
             trace.touch(wrap(a["out"] + r * a["ldc"]), n * itemsize, writes=True)
+        return 0
+
+    return run
+
+
+def _nbits_tile(trace: Trace, spec: NBitsTile) -> Any:
+    """The generated tiles of few-bit weights, by the contract in `qrt.gemm.nbits_tile`."""
+    integers = spec.types == "s8"
+    itemsize = 1 if integers else 4
+
+    def run(height: int, *args: int) -> int:
+        assert height in spec.heights, f"no tile has {height} rows"
+        a = dict(zip(nbits_tile.ARGUMENTS, (int(v) for v in args), strict=True))
+        assert 1 <= a["m"] <= height and 1 <= a["n"] <= spec.nr
+        trace.touch(a["panel"], a["blocks"] * block_nbytes(a["block"], spec))
+        trace.touch(a["bias"], 4 * spec.nr)
+        if a["zero_points"]:
+            trace.touch(a["zero_points"], a["blocks"] * spec.nr * itemsize)
+        for r in range(a["m"]):
+            count = a["blocks"] * a["block"] if integers else a["k"]
+            trace.touch(a["x"] + r * a["x_step"], count * itemsize)
+            if integers:
+                trace.touch(a["x_scales"] + r * 4 * a["blocks"], 4 * a["blocks"])
+                trace.touch(a["x_sums"] + r * 4 * a["blocks"], 4 * a["blocks"])
+            trace.touch(a["out"] + r * a["ldc"], 4 * a["n"], writes=True)
         return 0
 
     return run

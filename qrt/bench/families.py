@@ -57,6 +57,11 @@ def _one_row(m: int, n: int, k: int) -> str:
     return "" if m == 1 else f"m must be 1, got {m}; gemm takes more rows"
 
 
+def _blocks(m: int, n: int, k: int, block: int) -> str:
+    whole = block >= 16 and not block & block - 1
+    return "" if whole else f"block must be a power of two, 16 or more, got {block}"
+
+
 def _product(m: int, n: int, k: int) -> int:
     return m * n * k
 
@@ -117,6 +122,22 @@ FAMILIES: tuple[Family, ...] = (
         "GMAC/s",
         ("dots",),
         _depthwise,
+    ),
+    Family(
+        "nbits",
+        "float32 x weights of few bits in blocks",
+        (*MNK, "block"),
+        {
+            "s8_4b": models.nbits_s8_4b,
+            "s8_2b": models.nbits_s8_2b,
+            "s8_8b": models.nbits_s8_8b,
+            "s8_4b_asymmetric": models.nbits_s8_4b_asymmetric,
+            "f32_4b": models.nbits_f32_4b,
+        },
+        "GMAC/s",
+        ("dots", "read"),
+        lambda m, n, k, block: m * n * k,
+        _blocks,
     ),
     Family(
         "pool",

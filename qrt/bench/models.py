@@ -8,6 +8,7 @@ builder takes the sizes in the order that its family names them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,7 @@ class Draft:
         graph = helper.make_graph(
             self._nodes, "bench", self._inputs, outputs, initializer=self._constants
         )
-        opsets = [helper.make_opsetid("", OPSET)]
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
     def output_image(self, value: str) -> onnx.ModelProto:
@@ -207,6 +208,29 @@ def gemm_f32_added(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
     """float32 (m, k) * weights (k, n) + a computed (m, n)."""
     x, c = d.input(F32, (m, k)), d.input(F32, (m, n))
     return d.output(d.node("Gemm", x, d.weights(k, n, dtype=F32), c))
+
+
+def nbits(
+    d: Draft, m: int, n: int, k: int, block: int, *, bits: int, level: int,
+    asymmetric: bool = False,
+) -> onnx.ModelProto:  # fmt: skip
+    """float32 (m, k) * weights of `bits` in blocks along k; `level` is the accuracy_level."""
+    blocks = -(-k // block)
+
+    def random(*shape: int) -> str:
+        return d.constant(d.rng.integers(0, 256, shape), U8)
+
+    inputs = [d.input(F32, (m, k)), random(n, blocks, block * bits // 8)]
+    inputs.append(d.constant((d.rng.random(n * blocks) + 0.5) / (np.sqrt(k) * 2**bits), F32))
+    if asymmetric:
+        inputs.append(random(n * -(-blocks * bits // 8)))
+    attrs = {"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": level}
+    return d.output(d.node("MatMulNBits", *inputs, domain="com.microsoft", **attrs))
+
+
+nbits_s8_2b, nbits_s8_4b, nbits_s8_8b = (partial(nbits, bits=bits, level=4) for bits in (2, 4, 8))
+nbits_s8_4b_asymmetric = partial(nbits, bits=4, level=4, asymmetric=True)
+nbits_f32_4b = partial(nbits, bits=4, level=0)
 
 
 # convolutions

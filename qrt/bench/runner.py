@@ -271,7 +271,7 @@ def dot_limit_of(kernels: Sequence[str]) -> DotLimit:
     """
     words = {word for name in kernels for word in name.split("_")}
     needed = frozenset().union(*(KERNELS[name].features for name in kernels))
-    named = [limit for limit in DOT_LIMITS if limit.family in words]
+    named = [limit for limit in (*DOT_LIMITS, *FLOAT_LIMITS) if limit.family in words]
     return named[0] if named else machine.dot_limit(needed)
 
 

@@ -68,11 +68,17 @@ def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes:
     scales = [load(b, b.add(at, const(4 * (nr + lanes * v))), floats) for v in range(nv)]
     biases = [load(b, b.add(at, const(4 * (3 * nr + lanes * v))), floats) for v in range(nv)]
     for r in range(len(acc)):
-        parts = [
+        acc[r] = [
             b.fadd(b.fmul(a if a.type == floats else b.sitofp(a, floats), s), f)
             for a, s, f in zip(acc[r], scales, biases, strict=True)
         ]
-        _store_row(b, fn, arg, r, _join(b, parts), 4, lanes)
+    store_f32(b, fn, arg, acc, lanes)
+
+
+def store_f32(b: Any, fn: Any, arg: dict[str, Any], rows: list[list[Any]], lanes: int) -> None:
+    """Store the valid rows and columns of float32 vectors."""
+    for r, row in enumerate(rows):
+        _store_row(b, fn, arg, r, _join(b, row), 4, lanes)
 
 
 def store_sums(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:

@@ -25,6 +25,7 @@ from qrt.ops import (
     layer_normalization,
     lookup,
     matmul,
+    matmul_nbits,
     max_pool,
     pad,
     quantize,
@@ -45,6 +46,7 @@ _SPECS: tuple[OpSpec, ...] = (
     # quantized
     conv.SPEC,
     matmul.SPEC,
+    matmul_nbits.SPEC,
     quantize.SPEC,
     dequantize.SPEC,
     lookup.SPEC,

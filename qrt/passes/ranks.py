@@ -144,6 +144,11 @@ def _matmul(node: Node) -> Shape | None:
     return (*batch, *(a[-2:-1] if len(a) > 1 else ()), *(b[-1:] if len(b) > 1 else ()))
 
 
+def _matmul_nbits(node: Node) -> Shape | None:
+    x = _shape(node)
+    return None if not x else (*x[:-1], int(node.attrs["N"]))
+
+
 def _gemm(node: Node) -> Shape | None:
     a, b = _shape(node), _shape(node, 3 if node.op == "QGemm" else 1)
     if a is None or b is None or len(a) != 2 or len(b) != 2:
@@ -290,6 +295,7 @@ RULES: dict[str, Rule] = {
     "LpPool": _pool,
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
+    "MatMulNBits": _matmul_nbits,
     "MaxPool": _pool,
     "Pad": _slice,
     "QGemm": _gemm,

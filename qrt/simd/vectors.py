@@ -134,6 +134,7 @@ splat_i32x16, splat_f32x16 = _splat("i32", 16, "int32"), _splat("f32", 16, "floa
 
 add_i32x16, sub_i32x16 = _binary("i32", 16, "add", "add"), _binary("i32", 16, "sub", "sub")
 mul_i32x16 = _binary("i32", 16, "mul", "mul")
+and_i32x16 = _binary("i32", 16, "and", "and_")
 add_f32x16, sub_f32x16 = _binary("f32", 16, "add", "fadd"), _binary("f32", 16, "sub", "fsub")
 mul_f32x16, div_f32x16 = _binary("f32", 16, "mul", "fmul"), _binary("f32", 16, "div", "fdiv")
 
@@ -142,6 +143,7 @@ xor_u8x64 = _binary("u8", 64, "xor", "xor")
 max_u8x64 = _select("u8", 64, "max", "icmp_unsigned", ">")
 min_u8x64 = _select("u8", 64, "min", "icmp_unsigned", "<")
 max_u8x16 = _select("u8", 16, "max", "icmp_unsigned", ">")
+max_i32x16 = _select("i32", 16, "max", "icmp_signed", ">")
 max_f32x16 = _select("f32", 16, "max", "fcmp_ordered", ">")
 min_f32x16 = _select("f32", 16, "min", "fcmp_ordered", "<")
 
@@ -196,10 +198,15 @@ def clamp_f32x16(t, low, high):  # type: ignore[no-untyped-def]
 
 
 @helper
+def round_i32x16(t):  # type: ignore[no-untyped-def]
+    """`round_i32` in each lane."""
+    return sub_i32x16(f32x16_bits(add_f32x16(t, splat_f32x16(ROUND))), splat_i32x16(ROUND_BITS))
+
+
+@helper
 def quantize_u8x16(t, low, high, zero_point):  # type: ignore[no-untyped-def]
     """`quantize_u8` in each lane; all operands are vectors."""
-    rounded = f32x16_bits(add_f32x16(clamp_f32x16(t, low, high), splat_f32x16(ROUND)))
-    integer = sub_i32x16(rounded, splat_i32x16(ROUND_BITS))
+    integer = round_i32x16(clamp_f32x16(t, low, high))
     return i32x16_to_u8x16(add_i32x16(integer, zero_point))
 
 
@@ -209,14 +216,17 @@ def load_u8_as_i32x16(address):  # type: ignore[no-untyped-def]
     return u8x16_to_i32x16(load_u8x16(address))
 
 
-def _fold(name: str, combine: str, relation: str = "") -> Any:
+def _fold(lane: str, name: str, combine: str, relation: str = "") -> Any:
+    """`combine` halves (a builder's method), or keep the one that compares by `relation`."""
+
     def fold(typingctx: Any, value: Any) -> Any:
         from llvmlite import ir
         from numba import types
 
         from qrt.simd.vector_types import Vector
 
-        vector = Vector("f32", 16)
+        vector = Vector(lane, 16)
+        result = types.float32 if lane == "f32" else types.int32
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             index = ir.IntType(32)
@@ -231,17 +241,20 @@ def _fold(name: str, combine: str, relation: str = "") -> Any:
                     nothing = ir.Constant(v.type, ir.Undefined)
                     halves.append(builder.shuffle_vector(v, nothing, mask))
                 if relation:
-                    chosen = builder.fcmp_ordered(relation, *halves)
+                    chosen = getattr(builder, combine)(relation, *halves)
                     v = builder.select(chosen, *halves)
                 else:
                     v = getattr(builder, combine)(*halves)
             return builder.extract_element(v, ir.Constant(index, 0))
 
-        return types.float32(vector), codegen
+        return result(vector), codegen
 
-    return _named(fold, name, "All 16 lanes in one: halves against halves, a fixed order.")
+    doc = "All 16 lanes in one: halves against halves, a fixed order."
+    return _named(fold, f"{name}_lanes_{lane}x16", doc)
 
 
-sum_lanes_f32x16 = _fold("sum_lanes_f32x16", "fadd")
-max_lanes_f32x16 = _fold("max_lanes_f32x16", "", ">")
-min_lanes_f32x16 = _fold("min_lanes_f32x16", "", "<")
+sum_lanes_f32x16 = _fold("f32", "sum", "fadd")
+sum_lanes_i32x16 = _fold("i32", "sum", "add")
+max_lanes_f32x16 = _fold("f32", "max", "fcmp_ordered", ">")
+min_lanes_f32x16 = _fold("f32", "min", "fcmp_ordered", "<")
+max_lanes_i32x16 = _fold("i32", "max", "icmp_signed", ">")

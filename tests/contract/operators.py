@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import dynamic, elementwise, linear, movement, pooling, products, qoperators, resize, softmax
+from . import (
+    dynamic,
+    elementwise,
+    linear,
+    movement,
+    nbits,
+    pooling,
+    products,
+    qoperators,
+    resize,
+    softmax,
+)
 from .inputs import Values
 from .node import Node
 from .values import Value
@@ -61,6 +72,7 @@ MICROSOFT: dict[str, Operator] = {
     "DynamicQuantizeMatMul": dynamic.dynamic_quantize_matmul,
     "Gelu": elementwise.unary,
     "MatMulIntegerToFloat": dynamic.matmul_integer_to_float,
+    "MatMulNBits": nbits.matmul_nbits,
     "QGemm": qoperators.qgemm,
     "QLinearAdd": qoperators.qlinear_binary,
     "QLinearAveragePool": qoperators.qlinear_pool,

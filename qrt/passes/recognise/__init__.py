@@ -13,6 +13,7 @@ from qrt.passes.recognise import (
     dynamic,
     linear,
     movement,
+    nbits,
     pointwise,
     pools,
     products,
@@ -75,6 +76,7 @@ MICROSOFT: dict[str, Recogniser] = {
     **dict.fromkeys(SPELLINGS, qoperator),
     "DequantizeLinear": linear.dequantize_linear,
     "Gelu": pointwise.unary,
+    "MatMulNBits": nbits.matmul_nbits,
     "QuantizeLinear": linear.quantize_linear,
 }
 
