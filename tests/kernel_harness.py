@@ -73,6 +73,7 @@ class Bench:
     rows: list[tuple[Kernel, dict[str, int]]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     places: dict[int, Place] = field(default_factory=dict)
+    kept: list[Value] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
     scratches: list[tuple[int, int]] = field(default_factory=list)
 
@@ -87,6 +88,7 @@ class Bench:
             order = value.layout or tuple(range(value.data.ndim))
             return self.constant(value.data.transpose(order))
         if id(value) not in self.places:
+            self.kept.append(value)  # or another could have its id
             self.places[id(value)] = self._arena(value.nbytes)
         return self.places[id(value)]
 

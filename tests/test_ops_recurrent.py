@@ -16,7 +16,7 @@ from rivals import onnxruntime_outputs
 import qrt
 from qrt.errors import ModelError, UnsupportedError
 from qrt.ir import Node, Value
-from qrt.ops import recurrent
+from qrt.ops import dynamic_lstm, recurrent
 from qrt.ops.recurrent_activations import ACTIVATIONS
 
 Array = np.ndarray[Any, Any]
@@ -217,3 +217,110 @@ def test_operands_of_another_shape_are_refused() -> None:
         value.shape = (*value.static_shape[:-1], value.static_shape[-1] + 1)
         with pytest.raises(ModelError, match=says):
             recurrent.infer(node)
+
+
+def _dynamic_case(
+    size: tuple[int, int, int, int], direction: str, dtype: Any, per_column: bool, seed: int
+) -> tuple[Node, list[Array | None]]:
+    """A DynamicQuantizeLSTM with every optional operand, and what is fed."""
+    case = Case("LSTM", size, direction, seed, True)
+    rng = np.random.default_rng(seed)
+    d, n = case.r.shape[0], size[3]
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    shape = (d, 4 * n) if per_column else (d,)
+    extra = []
+    for _ in "WR":
+        extra.append(rng.uniform(0.001, 0.01, shape).astype(np.float32))
+        extra.append(rng.integers(low, high + 1, shape).astype(dtype))
+    w = rng.integers(low, high + 1, (d, size[2], 4 * n)).astype(dtype)
+    r = rng.integers(low, high + 1, (d, n, 4 * n)).astype(dtype)
+    arrays = [case.x, w, r, case.b, case.lens, case.h0, case.c0, case.p, *extra]
+    values = [
+        constant(a) if i in (1, 2, 3, 7) or i > 7 else new_value(f"i{i}", a.dtype, a.shape)
+        for i, a in enumerate(arrays)
+        if a is not None
+    ]
+    outputs = [new_value(f"y{i}", np.float32) for i in range(3)]
+    attrs = case.attrs(clip=0.9)
+    return Node("DynamicQuantizeLSTM", values, outputs, attrs, "com.microsoft"), arrays
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_dynamically_quantized_lstm(dtype: Any) -> None:
+    """The equations of LSTM on what plain NumPy makes of each operand's codes."""
+    with Cases("DynamicQuantizeLSTM") as cases:
+        for number, (direction, size) in enumerate(zip(BACKWARD, SIZES[1:], strict=True)):
+            for per_column in (False, True):
+                node, arrays = _dynamic_case(size, direction, dtype, per_column, number)
+                want = _dynamic_by_hand(node, arrays)
+                cases.node((size, per_column), dynamic_lstm.SPEC, node, arrays, want, CLOSE)
+
+
+def _dynamic_by_hand(node: Node, arrays: list[Any]) -> list[Array]:
+    """Step by step over all batch rows: the state's range is that of all of them."""
+    x, w, r, b, lens, h0, c0, p, w_scale, w_zero, r_scale, r_zero = arrays
+    steps, batch, _ = x.shape
+    d, n, _ = r.shape
+    back = {1: (node.attrs["direction"] == "reverse",), 2: (False, True)}[d]
+    clip = node.attrs["clip"]
+
+    def product(a: Array, q: Array, scale: Array, zero: Array) -> Array:
+        a = a.astype(np.float32)
+        low, high = min(np.float32(0), a.min()), max(np.float32(0), a.max())
+        step = np.float32((high - low) / np.float32(255)) if high > low else np.float32(1)
+        middle = np.rint(-low / step)
+        codes = np.clip(np.rint(a / step) + middle, 0, 255) - middle
+        sums = codes.astype(np.int64) @ (q.astype(np.int64) - zero.astype(np.int64))
+        return np.asarray(sums.astype(np.float32) * (step * scale))
+
+    def bound(v: Array) -> Array:
+        return np.clip(v, -clip, clip)
+
+    y = np.zeros((steps, d, batch, n))
+    ends = [h0.astype(np.float64).copy(), c0.astype(np.float64).copy()]
+    for k in range(d):
+        xw = product(x, w[k], w_scale[k], w_zero[k])
+        h, c = ends[0][k], ends[1][k]
+        wb, rb = b[k].reshape(2, 4 * n)
+        pi, po, pf = p[k].reshape(3, n)
+        for t in range(steps)[:: -1 if back[k] else 1]:
+            total = xw[t] + product(h, r[k], r_scale[k], r_zero[k]) + wb + rb
+            i, o, f, new = np.split(total.astype(np.float64), 4, axis=1)
+            i = oracle.sigmoid(bound(i + pi * c))
+            c2 = oracle.sigmoid(bound(f + pf * c)) * c + i * np.tanh(bound(new))
+            h2 = oracle.sigmoid(bound(o + po * c2)) * np.tanh(c2)
+            on = (t < lens)[:, None]
+            # the state is float32, and its codes are those of float32
+            h = np.where(on, h2, h).astype(np.float32).astype(np.float64)
+            c = np.where(on, c2, c)
+            y[t, k] = np.where(on, h, 0)
+        ends[0][k], ends[1][k] = h, c
+    return [v.astype(np.float32) for v in (y, *ends)]
+
+
+def test_onnxruntime_agrees_on_the_dynamic_lstm() -> None:
+    from bench.zoo_recurrent import STEPS, WIDTH, lstm_dynamic
+
+    model = lstm_dynamic()
+    x = np.random.default_rng(0).standard_normal((STEPS, 1, WIDTH)).astype(np.float32)
+    want = onnxruntime_outputs(model, {"input": x})
+    assert want is not None
+    (got,) = qrt.load(model).run(None, {"input": x})
+    assert within(0, 1e-5)(got, want["output"]) is None
+
+
+@pytest.mark.parametrize(
+    ("which", "change", "says"),
+    [
+        (8, lambda a: a * 0, "W_scale must be positive"),
+        (9, lambda a: a.astype(np.int16), "must be uint8 or int8"),
+        (10, lambda a: a[:, :3], "R_scale must be"),
+        (2, lambda a: a[:, :-1], "R must be"),
+    ],
+)
+def test_dynamic_weights_that_do_not_fit_are_refused(which: int, change: Any, says: str) -> None:
+    node, arrays = _dynamic_case((2, 1, 5, 6), "forward", np.int8, True, 0)
+    node.inputs[which] = constant(change(arrays[which]))
+    with pytest.raises(ModelError) as raised:
+        dynamic_lstm.infer(node)
+    assert says in str(raised.value)

@@ -67,7 +67,7 @@ def modern(node: Node, fresh: Callable[[str], str]) -> list[Node]:
 
 
 def _broadcast(made: Rewriter) -> None:
-    """op(A, B, broadcast=1, axis) = op(A, B with ones after it), whose axes are A's from axis on."""
+    """op(A, B, broadcast=1, axis) = op(A, B, ones after it), whose axes are A's from axis on."""
     node = made.node
     attrs = AttrReader(node)
     axis, wanted = attrs.int("axis", -1), attrs.bool("broadcast", False)

@@ -12,6 +12,7 @@ from qrt.ops import (
     copy,
     depth_to_space,
     dequantize,
+    dynamic_lstm,
     dynamic_quantize,
     expand,
     float_average_pool,
@@ -91,6 +92,7 @@ _SPECS: tuple[OpSpec, ...] = (
     batch_normalization.SPEC,
     layer_normalization.SPEC,
     *recurrent.SPECS,
+    dynamic_lstm.SPEC,
 )
 
 OPS: dict[tuple[str, str], OpSpec] = {(spec.domain, spec.op): spec for spec in _SPECS}

@@ -17,7 +17,7 @@ from qrt.ir import Node, Value
 from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Extent, helper, kernel, slots
 from qrt.ops.sizes import product, within
-from qrt.ops.spec import Array, Lowering, OpSpec
+from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 from qrt.simd.memory import as_f32, as_u8, operand
 from qrt.simd.scalar import add32, quantize_u8, round_i32, share
 from qrt.simd.vectors import (
@@ -61,10 +61,18 @@ def lower(node: Node, program: Lowering) -> None:
     y, scale, zero_point = node.outputs
     if x.dtype != np.float32:
         raise UnsupportedError(f"DynamicQuantizeLinear of {x.dtype} is not supported, only float32")
+    n = math.prod(x.static_shape)
+    emit_dynamic_quantize(program, program.operand(x), n, y, scale, zero_point)
+
+
+def emit_dynamic_quantize(
+    program: Lowering, x: Operand, n: int, y: Value, scale: Value, zero_point: Value
+) -> None:
+    """The rows that quantize n floats at `x`."""
     parts = program.threads()
     between = Value(f"{y.name}/extremes", np.dtype(np.float32), (2 * parts,))
-    ends = {"x": program.operand(x), "extremes": program.operand(between)}
-    sizes = {"n": math.prod(x.static_shape), "parts": parts}
+    ends = {"x": x, "extremes": program.operand(between)}
+    sizes = {"n": n, "parts": parts}
     program.emit(extremes_kernel, **ends, **sizes)
     program.emit(
         dynamic_quantize_kernel,

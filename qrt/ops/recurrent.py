@@ -214,10 +214,11 @@ def evaluate(
         peephole = None if p is None else p[d].astype(np.float64).reshape(3, n)
         step = _STEPS[layer.cell.outputs, layer.cell.gates]
         h, c = states[0][d].copy(), states[1][d].copy()
+        xw = by_w(x)
         order = range(steps - 1, -1, -1) if layer.reversed_[d] else range(steps)
         for t in order:
             new_h, new_c = step(
-                layer, layer.activations[d], by_w(x[t]), by_r, bias[:wide], bias[wide:], h, c,
+                layer, layer.activations[d], xw[t], by_r, bias[:wide], bias[wide:], h, c,
                 peephole,
             )  # fmt: skip
             on = (t < ends)[:, None]
