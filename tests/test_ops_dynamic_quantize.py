@@ -30,6 +30,27 @@ def test_dynamic_quantize() -> None:
             cases.node((name, layout), dynamic_quantize.SPEC, node, [x], want)
 
 
+def test_products_round_as_the_quotient_where_codes_begin() -> None:
+    """Enough elements for products: those on both sides of every tie, for many scales."""
+    rng = np.random.default_rng(2)
+    with Cases("DynamicQuantizeLinear at ties") as cases:
+        for i in range(24):
+            low, high = -rng.random() * 10.0 ** rng.integers(-9, 9), rng.random()
+            ends = np.array([low, high], np.float32)
+            scale = np.float32((ends[1] - ends[0]) / np.float32(255))
+            ties = ((np.arange(-255, 255) + 0.5) * scale).astype(np.float32)
+            bits = ties.view(np.int32)[:, None] + np.arange(-40, 41, dtype=np.int32)
+            near = np.ascontiguousarray(bits).view(np.float32).clip(*ends)
+            x = np.concatenate([near.ravel(), ends])
+            outs = [new_value(n, np.uint8) for n in "yst"]
+            node = Node("DynamicQuantizeLinear", [new_value("x", x.dtype, x.shape)], outs)
+            steps = np.round((x / scale).astype(np.float64))
+            zero_point = np.round(-ends[0] / scale)
+            want = np.clip(steps + zero_point, 0, 255).astype(np.uint8)
+            zero = np.asarray(zero_point, np.uint8)
+            cases.node(i, dynamic_quantize.SPEC, node, [x], [want, np.asarray(scale), zero])
+
+
 def test_zeros_have_a_scale_of_one() -> None:
     with Cases("DynamicQuantizeLinear") as cases:
         for n in (0, 1, 40):

@@ -56,6 +56,44 @@ CASES = [
         "Lookup Copy Conv MaxPool Lookup Copy",
     ),
     Case(
+        "sums are requantized at once, also to int8",
+        f"""g (int32[2,3] x) => (int8[2,3] y) <{S}, int8 z = {{-7}}> {{
+            a = DequantizeLinear(x, s)
+            b = Relu(a)
+            y = QuantizeLinear(b, t, z)
+        }}""",
+        "Requantize",
+    ),
+    Case(
+        "sums with a scale per channel move as codes",
+        f"""g (int32[2,3] x) => (uint8[3,2] y)
+            <{U}, float[3] s = {{0.1,0.02,0.3}}, float t = {{0.4}}> {{
+            a = DequantizeLinear(x, s)
+            b = Transpose(a)
+            y = QuantizeLinear(b, t, y0)
+        }}""",
+        "Requantize onnx.Transpose Copy",
+    ),
+    Case(
+        "sums that are read as float are dequantized too",
+        f"""g (int32[2,3] x) => (uint8[2,3] y, float[2,3] a) <{S}, {U}> {{
+            a = DequantizeLinear(x, s)
+            y = QuantizeLinear(a, t, y0)
+        }}""",
+        "Requantize Dequantize",
+    ),
+    Case(
+        "codes that are read elsewhere too stay uint8",
+        f"""g (int32[2,3] x) => (int8[2,3] y, uint8[2,3] w) <{S}, {U}, int8 n = {{-7}}> {{
+            a = DequantizeLinear(x, s)
+            y = QuantizeLinear(a, t, n)
+            b = DequantizeLinear(y, t, n)
+            c = Sigmoid(b)
+            w = QuantizeLinear(c, s, y0)
+        }}""",
+        "Requantize Lookup Lookup",
+    ),
+    Case(
         "QLinearConv with uint8 weights whose zero point fits",
         f"""g (uint8[1,2,3,3] x) => (uint8[1,3,2,2] y)
             <{S}, {U}, uint8[3,2,2,2] w = {{130,131,128,120,110,140,1,2,3,4,5,6,7,8,9,10,20,30,40,

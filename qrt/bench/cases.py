@@ -163,7 +163,10 @@ SHAPES: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("llama_prompt", (512, 4096)),
         ("llama_prompt", (2048, 4096)),
         ("bert_ffn", (128, 3072), "channels"),
+        ("resnet50_image", (3136, 256), "columns"),
+        ("resnet50_image", (3136, 256), "columns_apart"),
         ("bert_ffn", (128, 3072), "dynamic"),
+        ("llama_prompt", (512, 4096), "dynamic"),
     ),
     "dequantize": (
         ("resnet50_head", (49, 2048)),
@@ -177,6 +180,8 @@ SHAPES: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("llama_prompt", (1024, 4096), "u8"),
         ("bert_ffn", (128, 3072), "s32"),
         ("llama_prompt", (512, 4096), "s32"),
+        ("bert_ffn", (128, 3072), "s32_fine"),
+        ("resnet50_image", (3136, 256), "s32_columns"),
     ),
     "softmax": (
         ("bert_attention", (1536, 128), "u8"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qrt.bench import models
@@ -20,7 +20,7 @@ class Family:
     rate: GMAC/s, GFLOP/s (two per multiply-add) or GB/s. `limits` are what may bound it, of which
     the lowest counts: `dots`, the dot loop of the kernel's instructions on registers; `fma`, the
     same in float32; `read`, reading the weights; `copy`, copying as many bytes as the operands
-    have. `macs` are multiply-adds by dims.
+    have, after reading the inputs `rereads` times by variant. `macs` are multiply-adds by dims.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Family:
     limits: tuple[str, ...]
     macs: Callable[..., int] | None = None
     needs: Callable[..., str] | None = None  # of dims: what is wrong with them, or ""
+    rereads: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def of_images(self) -> bool:
@@ -175,10 +176,13 @@ FAMILIES: tuple[Family, ...] = (
         {
             "tensor": models.quantize,
             "channels": models.quantize_channels,
+            "columns": models.quantize_columns,
+            "columns_apart": models.quantize_columns_apart,
             "dynamic": models.dynamic_quantize,
         },
         "GB/s",
         ("copy",),
+        rereads={"dynamic": 1},
     ),
     Family(
         "dequantize",
@@ -192,7 +196,12 @@ FAMILIES: tuple[Family, ...] = (
         "requantize",
         "integers of one scale to u8 of another",
         ROWS,
-        {"u8": models.requantize, "s32": models.requantize_s32},
+        {
+            "u8": models.requantize,
+            "s32": models.requantize_s32,
+            "s32_fine": models.requantize_s32_fine,
+            "s32_columns": models.requantize_s32_columns,
+        },
         "GB/s",
         ("copy",),
     ),

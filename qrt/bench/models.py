@@ -363,8 +363,23 @@ def quantize(d: Draft, rows: int, n: int) -> onnx.ModelProto:
 
 def quantize_channels(d: Draft, rows: int, n: int) -> onnx.ModelProto:
     """float32 to u8, a scale per row."""
-    scales, zeros = d.constant(d.rng.random(rows) + 0.5, F32), d.constant(np.zeros(rows), U8)
-    return d.output(d.node("QuantizeLinear", d.input(F32, (rows, n)), scales, zeros, axis=0))
+    return _quantize_along(d, (rows, n), 0, np.zeros(rows))
+
+
+def quantize_columns(d: Draft, rows: int, n: int) -> onnx.ModelProto:
+    """float32 to u8, a scale per column, as channels last in memory."""
+    return _quantize_along(d, (rows, n), 1, np.zeros(n))
+
+
+def quantize_columns_apart(d: Draft, rows: int, n: int) -> onnx.ModelProto:
+    """The same with zero points that differ too."""
+    return _quantize_along(d, (rows, n), 1, np.arange(n) % 256)
+
+
+def _quantize_along(d: Draft, shape: Dims, axis: int, zero_points: Array) -> onnx.ModelProto:
+    scales = d.constant(d.rng.random(shape[axis]) + 0.5, F32)
+    zeros = d.constant(zero_points, U8)
+    return d.output(d.node("QuantizeLinear", d.input(F32, shape), scales, zeros, axis=axis))
 
 
 def dynamic_quantize(d: Draft, rows: int, n: int) -> onnx.ModelProto:
@@ -389,10 +404,21 @@ def requantize(d: Draft, rows: int, n: int) -> onnx.ModelProto:
     return d.output(d.quantize(d.dequantize(d.input(U8, (rows, n))), 0.03))
 
 
-def requantize_s32(d: Draft, rows: int, n: int) -> onnx.ModelProto:
-    """int32 sums to u8."""
-    real = d.node("DequantizeLinear", d.input(S32, (rows, n)), d.constant(0.001, F32))
-    return d.output(d.quantize(real, 0.5))
+def requantize_s32(d: Draft, rows: int, n: int, scale: Any = 0.00093) -> onnx.ModelProto:
+    """int32 sums to u8; one product does for these scales."""
+    x = d.input(S32, (rows, n))
+    real = d.node("DequantizeLinear", x, d.constant(scale, F32), axis=1)
+    return d.output(d.quantize(real, 0.1))
+
+
+def requantize_s32_fine(d: Draft, rows: int, n: int) -> onnx.ModelProto:
+    """int32 sums to u8, whose steps are too many sums long for one product."""
+    return requantize_s32(d, rows, n, 0.0000371)
+
+
+def requantize_s32_columns(d: Draft, rows: int, n: int) -> onnx.ModelProto:
+    """int32 sums to u8, a scale per column, as channels last in memory."""
+    return requantize_s32(d, rows, n, (d.rng.random(n) + 0.5) * 0.001)
 
 
 # along rows

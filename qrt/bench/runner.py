@@ -301,8 +301,16 @@ def _read(prepared: Prepared) -> Limit | None:
 
 
 def _copy(prepared: Prepared) -> Limit | None:
-    """The time that moving as many bytes as are read and written takes."""
-    return _stream(prepared, prepared.footprint, copies=True)
+    """The time that moving as many bytes as are read and written takes, and reading the inputs
+    before where nothing can be written until all of them are known."""
+    copied = _stream(prepared, prepared.footprint, copies=True)
+    rereads = prepared.case.family.rereads.get(prepared.case.variant, 0)
+    nbytes = rereads * sum(view.nbytes for view in prepared.call.inputs)
+    read = _stream(prepared, nbytes, copies=False)
+    if copied is None or read is None:
+        return copied
+    rates = copied.rate, read.rate
+    return Limit("read + copy", lambda: 1 / sum(1 / rate() for rate in rates))
 
 
 def _stream(prepared: Prepared, nbytes: int, *, copies: bool) -> Limit | None:

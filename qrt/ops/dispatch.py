@@ -7,10 +7,20 @@ from collections.abc import Mapping, Sequence
 from qrt.jit.declare import Kernel
 
 
+def usable_kernel(
+    table: Sequence[Kernel], features: frozenset[str], facts: Mapping[str, int] | None = None
+) -> Kernel | None:
+    """First kernel of `table` (fastest first) that `features` can run and whose preconditions are
+    among `facts`, or None."""
+    known = (facts or {}).items()
+    fitting = (k for k in table if k.features <= features and k.preconditions.items() <= known)
+    return next(fitting, None)
+
+
 def best_kernel(
     table: Sequence[Kernel], features: frozenset[str], facts: Mapping[str, int] | None = None
 ) -> Kernel:
-    """First kernel of `table` (fastest first, the portable one last) that `features` can run and
-    whose preconditions are among `facts`."""
-    known = (facts or {}).items()
-    return next(k for k in table if k.features <= features and k.preconditions.items() <= known)
+    """The same of a table whose last kernel, the portable one, always fits."""
+    kernel = usable_kernel(table, features, facts)
+    assert kernel is not None, table
+    return kernel

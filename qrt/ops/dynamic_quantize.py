@@ -2,24 +2,32 @@
 
 low = min(0, x), high = max(0, x); scale = (high - low) / 255; zero_point = round_half_even(-low /
 scale); y = clamp(round_half_even(x / scale) + zero_point). Where all elements are 0 the scale is 1,
-as in ONNX Runtime. One row finds the extremes of each thread's part, the next one quantizes.
+as in ONNX Runtime. One row finds the extremes of each thread's part, the next one quantizes: by
+two products in place of the quotient where it can prove, once it knows the scale, that they round
+alike.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from qrt.errors import UnsupportedError
 from qrt.ir import Node, Value
 from qrt.ir.attrs import AttrReader
-from qrt.jit.declare import Extent, helper, kernel, slots
+from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
+from qrt.ops.code_streams import GRAIN, load_one_f32, span_of_codes
+from qrt.ops.dispatch import best_kernel
+from qrt.ops.quantizing import QUANTIZERS, QUOTIENT, Quantizer
 from qrt.ops.sizes import product, within
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
-from qrt.simd.memory import as_f32, as_u8, operand
-from qrt.simd.scalar import add32, quantize_u8, round_i32, share
+from qrt.quant.division import LARGEST, SMALLEST
+from qrt.simd.fma import fma_f32
+from qrt.simd.memory import as_f32, as_u8, bits_f32, f32_bits, operand
+from qrt.simd.scalar import add32, clamp_f32, round_i32, share, sub32
 from qrt.simd.vectors import (
     load_f32x16,
     max_f32x16,
@@ -34,7 +42,8 @@ EXTREMES_FIELDS = ("x", "extremes", "n", "parts")
 EX, EXTREMES, EN, EPARTS = slots(EXTREMES_FIELDS)
 FIELDS = ("x", "extremes", "y", "scale", "zero_point", "n", "parts")
 X, EXTREMES_, Y, SCALE, ZERO_POINT, N, PARTS = slots(FIELDS)
-GRAIN = 4096  # elements; below this a second thread costs more than it saves
+LONG = 32768  # elements whose quotients take longer than the proof that spares them
+NEAR = 8  # floats on each side: a quotient is in doubt within two
 TOO_MANY_THREADS = 1  # status
 ZERO, STEPS = np.float32(0), np.float32(255)
 
@@ -75,7 +84,7 @@ def emit_dynamic_quantize(
     sizes = {"n": n, "parts": parts}
     program.emit(extremes_kernel, **ends, **sizes)
     program.emit(
-        dynamic_quantize_kernel,
+        best_kernel(KERNELS, program.features),
         **ends,
         y=program.operand(y),
         scale=program.operand(scale),
@@ -110,20 +119,22 @@ def extremes_kernel(row, arena, constants, thread, threads):  # type: ignore[no-
         return TOO_MANY_THREADS
     x = operand(row, EX, arena, constants)
     found = as_f32(operand(row, EXTREMES, arena, constants))
-    start, stop = share(row[EN], thread, threads, GRAIN)
-    i = start
-    lows = highs = splat_f32x16(ZERO)
-    while i + 16 <= stop:
-        v = load_f32x16(x + 4 * i)
-        lows = min_f32x16(v, lows)
-        highs = max_f32x16(v, highs)
-        i += 16
-    low = min_lanes_f32x16(lows)
-    high = max_lanes_f32x16(highs)
+    i, stop = share(row[EN], thread, threads, GRAIN)
+    low0 = low1 = high0 = high1 = splat_f32x16(ZERO)  # two chains hide the latency
+    while i + 32 <= stop:
+        v0 = load_f32x16(x + 4 * i)
+        v1 = load_f32x16(x + 4 * i + 64)
+        low0 = min_f32x16(v0, low0)
+        low1 = min_f32x16(v1, low1)
+        high0 = max_f32x16(v0, high0)
+        high1 = max_f32x16(v1, high1)
+        i += 32
+    low = min_lanes_f32x16(min_f32x16(low0, low1))
+    high = max_lanes_f32x16(max_f32x16(high0, high1))
     while i < stop:
-        v1 = as_f32(x)[i]
-        low = v1 if v1 < low else low
-        high = v1 if v1 > high else high
+        v = as_f32(x)[i]
+        low = v if v < low else low
+        high = v if v > high else high
         i += 1
     found[2 * thread] = low
     found[2 * thread + 1] = high
@@ -145,22 +156,75 @@ def _range(extremes, parts):  # type: ignore[no-untyped-def]
     return low, high
 
 
-@kernel("dynamic_quantize_f32_u8", FIELDS, extents)
-def dynamic_quantize_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    x = as_f32(operand(row, X, arena, constants))
-    y = as_u8(operand(row, Y, arena, constants))
-    low, high = _range(as_f32(operand(row, EXTREMES_, arena, constants)), row[PARTS])
-    scale = (high - low) / STEPS if high > low else np.float32(1)
-    zero = round_i32(-low / scale)  # within [0, 255], since low is within [-255 * scale, 0]
-    if thread == 0:
-        as_f32(operand(row, SCALE, arena, constants))[0] = scale
-        as_u8(operand(row, ZERO_POINT, arena, constants))[0] = np.uint8(zero)
+@helper
+def _factors(scale):  # type: ignore[no-untyped-def]
+    """1 / scale as a float32 below it and the rest (`quant/division.py`)."""
+    exact = 1.0 / np.float64(scale)
+    factor = np.float32(exact)
+    factor = factor if factor < exact else bits_f32(sub32(f32_bits(factor), np.int32(1)))
+    return factor, np.float32(exact - np.float64(factor))
+
+
+@helper
+def _round_alike(scale, factor, rest, zero):  # type: ignore[no-untyped-def]
+    """True when x * factor + x * rest rounds to the codes that x / scale does, for all x.
+
+    Both grow with x, and NEAR floats away from where a code should begin neither is in doubt.
+    """
     least = np.float32(-zero)
     most = np.float32(add32(255, -zero))
-    start, stop = share(row[N], thread, threads, GRAIN)
-    for i in range(start, stop):
-        y[i] = quantize_u8(x[i] / scale, least, most, zero)
-    return 0
+    differ = np.int32(0)
+    for code in range(1, 256):
+        middle = f32_bits((np.float32(code - zero) - np.float32(0.5)) * scale)
+        for away in range(-NEAR, NEAR):
+            x = bits_f32(add32(middle, np.int32(away)))
+            want = round_i32(clamp_f32(x / scale, least, most))
+            got = round_i32(clamp_f32(fma_f32(x, factor, x * rest), least, most))
+            differ |= want ^ got
+    return differ == 0
 
+
+def _declare(row: Quantizer) -> Kernel:
+    quotient = replace(row, divide=QUOTIENT)
+    by_quotient = span_of_codes(quotient, load_f32x16, load_one_f32, False)
+    by_row = span_of_codes(row, load_f32x16, load_one_f32, False)
+    may_multiply = row.divide is not QUOTIENT
+
+    @kernel(
+        row.name("dynamic_quantize_f32_u8"),
+        FIELDS,
+        extents,
+        family="dynamic_quantize_f32_u8",
+        features=row.features,
+    )
+    def dynamic_quantize_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+        x = operand(row, X, arena, constants)
+        y = operand(row, Y, arena, constants)
+        low, high = _range(as_f32(operand(row, EXTREMES_, arena, constants)), row[PARTS])
+        scale = (high - low) / STEPS if high > low else np.float32(1)
+        zero = round_i32(-low / scale)  # within [0, 255], since low is within [-255 * scale, 0]
+        if thread == 0:
+            as_f32(operand(row, SCALE, arena, constants))[0] = scale
+            as_u8(operand(row, ZERO_POINT, arena, constants))[0] = np.uint8(zero)
+        least = np.float32(-zero)
+        most = np.float32(add32(255, -zero))
+        start, stop = share(row[N], thread, threads, GRAIN)
+        n = stop - start
+        factor = rest = ZERO
+        multiply = may_multiply and n >= LONG and scale >= SMALLEST and scale <= LARGEST
+        if multiply:
+            factor, rest = _factors(scale)
+            multiply = _round_alike(scale, factor, rest, zero)
+        end = (scale, factor, rest, least, most, zero)
+        if multiply:
+            by_row(x + 4 * start, y + start, n, end, x, 0)
+        else:
+            by_quotient(x + 4 * start, y + start, n, end, x, 0)
+        return 0
+
+    return dynamic_quantize_kernel
+
+
+KERNELS = tuple(_declare(row) for row in QUANTIZERS)
 
 SPEC = OpSpec("DynamicQuantizeLinear", "", infer, reference, lower, layout="any")

@@ -14,21 +14,18 @@ import numpy as np
 from qrt.errors import UnsupportedError
 from qrt.ir import Node, QParams
 from qrt.jit.declare import Extent, Kernel, kernel, slots
-from qrt.ops.channels import channel_view
-from qrt.ops.dispatch import best_kernel
-from qrt.ops.quantizing import FIELDS as END_FIELDS
-from qrt.ops.quantizing import QUANTIZERS, WIDTH, Quantizer, quantizing_fields, read_end
+from qrt.ops.channels import ChannelView, channel_view
+from qrt.ops.code_streams import declare_codes, emit_codes, load_one_f32
+from qrt.ops.quantizing import QUANTIZERS, division_records
 from qrt.ops.sizes import product
 from qrt.ops.spec import Array, Lowering, OpSpec
 from qrt.quant.affine import quantize
 from qrt.simd.memory import as_f32, as_i32, as_u8, as_u16, operand, row_f32
-from qrt.simd.scalar import clamp_f32, quantize_u8, round_i32, share, sub32
+from qrt.simd.scalar import clamp_f32, round_i32, share, sub32
 from qrt.simd.vectors import load_f32x16
 
 FIELDS = ("x", "y", "n", "scale", "low", "high", "zero_point")
 X, Y, N, SCALE, LOW, HIGH, ZERO_POINT = slots(FIELDS)
-BYTE_FIELDS = ("x", "y", "n", *END_FIELDS)
-END = BYTE_FIELDS.index(END_FIELDS[0])
 CHANNEL_FIELDS = (
     "x", "y", "outer", "channels", "inner", "scales", "zero_points", "qmin", "qmax",
 )  # fmt: skip
@@ -57,9 +54,12 @@ def lower(node: Node, program: Lowering) -> None:
             f" only from float32 to {', '.join(DTYPES)}"
         )
     nbits = 8 * qparams.dtype.itemsize
+    n = int(np.prod(x.static_shape))
     ends = {"x": program.operand(x), "y": program.operand(y)}
+    view = ChannelView(1, 1, n) if qparams.axis is None else channel_view(x, qparams.axis)
+    if nbits == 8 and emit_codes(program, BYTE_KERNELS, ends, view, *division_records(qparams)):
+        return
     if qparams.axis is not None:
-        view = channel_view(x, qparams.axis)
         program.emit(
             CHANNEL_KERNELS[nbits],
             **ends,
@@ -71,13 +71,6 @@ def lower(node: Node, program: Lowering) -> None:
             qmin=qparams.qmin,
             qmax=qparams.qmax,
         )
-        return
-    n = int(np.prod(x.static_shape))
-    if nbits == 8:
-        fields, facts = quantizing_fields(
-            qparams.scale, qparams.zero_point, qparams.qmin, qparams.qmax
-        )
-        program.emit(best_kernel(BYTE_KERNELS, program.features, facts), **ends, n=n, **fields)
         return
     zero_point = int(qparams.zero_point)
     program.emit(
@@ -108,45 +101,6 @@ def word_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
     for i in range(start, stop):
         y[i] = round_i32(clamp_f32(x[i] / scale, low, high)) + zero_point
     return 0
-
-
-def byte_extents(row: Mapping[str, int]) -> list[Extent]:
-    n = product(row, "n")
-    return [Extent("x", 4 * n), Extent("y", n, writes=True)]
-
-
-def _declare_bytes(quantizer: Quantizer) -> Kernel:
-    divide, store = quantizer.divide, quantizer.store
-    read = read_end(slots(BYTE_FIELDS)[END])
-
-    @kernel(
-        quantizer.name("quantize_f32_u8"),
-        BYTE_FIELDS,
-        byte_extents,
-        family="quantize",
-        features=quantizer.features,
-        preconditions=quantizer.preconditions,
-    )
-    def quantize_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-        x = operand(row, X, arena, constants)
-        y = operand(row, Y, arena, constants)
-        end = read(row)
-        scale, _, _, low, high, zero_point, _ = end
-        i, stop = share(row[N], thread, threads, GRAIN)
-        while i + WIDTH <= stop:
-            at = x + 4 * i
-            a = divide(load_f32x16(at), end)
-            b = divide(load_f32x16(at + 64), end)
-            c = divide(load_f32x16(at + 128), end)
-            d = divide(load_f32x16(at + 192), end)
-            store(y + i, a, b, c, d, end)
-            i += WIDTH
-        while i < stop:
-            as_u8(y)[i] = quantize_u8(as_f32(x)[i] / scale, low, high, zero_point)
-            i += 1
-        return 0
-
-    return quantize_kernel
 
 
 def _declare_channels(nbits: int, as_out: Any) -> Kernel:
@@ -195,7 +149,7 @@ def _declare_channels(nbits: int, as_out: Any) -> Kernel:
     return quantize_channels_kernel
 
 
-BYTE_KERNELS = tuple(_declare_bytes(quantizer) for quantizer in QUANTIZERS)
+BYTE_KERNELS = declare_codes("quantize", "f32_u8", QUANTIZERS, load_f32x16, load_one_f32)
 CHANNEL_KERNELS = {8: _declare_channels(8, as_u8), 16: _declare_channels(16, as_u16)}
 
 SPEC = OpSpec("Quantize", "qrt", infer, reference, lower, layout="any")

@@ -20,6 +20,7 @@ from qrt.passes.ranks import infer_ranks
 from qrt.passes.recognise import recognise
 from qrt.passes.reshapes import merge_reshapes
 from qrt.passes.shapes import bind_shapes
+from qrt.passes.signed_codes import quantize_signed
 from qrt.passes.sink_copies import sink_copies
 from qrt.passes.values import specialised_inputs
 
@@ -39,6 +40,7 @@ OPTIMIZE: list[Pass] = [
     remove_dead,
     absorb_pads,
     remove_dead,
+    quantize_signed,
 ]
 SPECIALIZE: list[Pass] = [
     remove_dead,

@@ -1,4 +1,4 @@
-"""64 float32 to 64 bytes: round half to even, zero point and clamp by saturating packs.
+"""64 float32 to 64 bytes: round half to even, add and clamp by saturating packs.
 
 The packs of x86 work within 128-bit lanes, so that dwords come out in another order:
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qrt.jit.declare import intrinsic
-from qrt.simd.emit import declared, extreme, splat
+from qrt.simd.emit import declared, splat
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ NEON = Narrowing(
 
 
 def _narrow(isa: Narrowing, name: str) -> Any:
-    def narrow(typingctx: Any, a: Any, b: Any, c: Any, d: Any, zero_point: Any, qmin: Any) -> Any:
+    def narrow(typingctx: Any, a: Any, b: Any, c: Any, d: Any, offset: Any) -> Any:
         from numba import types
 
         from qrt.simd.vector_types import Vector
@@ -61,12 +61,12 @@ def _narrow(isa: Narrowing, name: str) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return _emit(builder, isa, args)
 
-        return codes(reals, reals, reals, reals, types.int16, types.uint8), codegen
+        return codes(reals, reals, reals, reals, types.int16), codegen
 
     narrow.__name__ = name
     narrow.__doc__ = (
-        "clamp(round_half_even(t) + zero_point, qmin, 255) as u8x64 of four f32x16 t that are below"
-        " 2**31 (NEON: of any t); NaN gives qmin."
+        "clamp(round_half_even(t) + offset, 0, 255) as u8x64 of four f32x16 t that are below 2**31"
+        " (NEON: of any t); NaN gives 0."
     )
     return intrinsic(narrow)
 
@@ -110,11 +110,11 @@ def pack(b: Any, isa: Narrowing, low: Any, high: Any) -> Any:
 def _emit(b: Any, isa: Narrowing, args: Any) -> Any:
     from llvmlite import ir
 
-    *reals, zero_point, qmin = args
+    *reals, offset = args
     lanes = isa.nbytes // 4
     dwords = ir.VectorType(ir.IntType(32), lanes)
     words = ir.VectorType(ir.IntType(16), 2 * lanes)
-    offset = splat(b, zero_point, words)
+    offset = splat(b, offset, words)
     plus = declared(b.module, f"llvm.sadd.sat.v{2 * lanes}i16", words, [words, words])
     parts = [part for t in reals for part in _split(b, t, lanes)]
     rounded = [round_i32(b, isa, _no_nan(b, part) if isa.single else part) for part in parts]
@@ -124,8 +124,7 @@ def _emit(b: Any, isa: Narrowing, args: Any) -> Any:
             b.call(plus, [pack(b, isa, *rounded[k + i : k + i + 2]), offset]) for i in (0, 2)
         ]
         packed.append(_in_order(b, pack(b, isa, *halves), dwords))
-    q = _join(b, packed)
-    return extreme(b, ">", q, splat(b, qmin, q.type))
+    return _join(b, packed)
 
 
 def _no_nan(b: Any, t: Any) -> Any:

@@ -138,7 +138,7 @@ and_i32x16 = _binary("i32", 16, "and", "and_")
 add_f32x16, sub_f32x16 = _binary("f32", 16, "add", "fadd"), _binary("f32", 16, "sub", "fsub")
 mul_f32x16, div_f32x16 = _binary("f32", 16, "mul", "fmul"), _binary("f32", 16, "div", "fdiv")
 
-xor_u8x64 = _binary("u8", 64, "xor", "xor")
+add_u8x64 = _binary("u8", 64, "add", "add")
 
 max_u8x64 = _select("u8", 64, "max", "icmp_unsigned", ">")
 min_u8x64 = _select("u8", 64, "min", "icmp_unsigned", "<")

@@ -104,6 +104,12 @@ class Builder:
         self._declare_input(name, x)
         return self.quantize(Real(name, x), self.dtype, (scale, zero))
 
+    def integers(self, q: Array, scale: Array, zero_point: Array, axis: int | None) -> Tensor:
+        """A graph input of integers of any type."""
+        name = self._fresh("x")
+        self._declare_input(name, q)
+        return Tensor(name, q, scale, zero_point, axis)
+
     def constant(self, array: Array, hint: str = "c") -> str:
         name = self._fresh(hint)
         self._initializers.append(numpy_helper.from_array(np.asarray(array), name))

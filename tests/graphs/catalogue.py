@@ -35,6 +35,7 @@ OPERATORS: dict[str, Operator] = {
     "unary": Operator(elementwise.unary),
     "gate": Operator(elementwise.gate),
     "requantize": Operator(elementwise.requantize),
+    "sums": Operator(elementwise.sums),
     "average_pool": Operator(pools.average_pool, min_rank=3),
     "global_average_pool": Operator(pools.global_average_pool, min_rank=3),
     "reduce_mean": Operator(pools.reduce_mean, min_rank=3),

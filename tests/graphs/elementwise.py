@@ -70,6 +70,19 @@ def requantize(b: Builder, x: Tensor) -> Tensor:
     return b.quantize(b.dequantize(x), dtype, unit=float(x.scale))
 
 
+def sums(b: Builder, x: Tensor) -> Tensor:
+    """int32 sums from outside, of one scale or of one per index of an axis, to 8 bits."""
+    reach = draw.pick(b.rng, (300, 30_000, 2**24, 2**31 - 1))
+    q = b.rng.integers(-reach - 1, reach, x.shape, np.int32, endpoint=True)
+    axis = draw.integer(b.rng, 0, x.rank - 1) if b.opset >= 13 and draw.chance(b.rng, 0.4) else None
+    count = 1 if axis is None else x.shape[axis]
+    scales = [b.scale_for(100 / reach) for _ in range(count)]
+    shape = () if axis is None else (count,)
+    parameters = np.array(scales, np.float32).reshape(shape), np.zeros(shape, np.int32)
+    real_sums = b.dequantize(b.integers(q, *parameters, axis))
+    return b.quantize(narrowed(b, real_sums), unit=float(scales[0]))
+
+
 def concat(b: Builder, x: Tensor) -> Tensor:
     """Two or three tensors, some with the parameters of the output, some twice the same tensor."""
     axis = draw.integer(b.rng, 1, x.rank - 1)

@@ -1,20 +1,22 @@
 """QuantizeLinear and DequantizeLinear (ONNX opset 10 to 25, com.microsoft): into and out of views.
 
-Equations: Q(view) = view.quantize(y); DQ(codes) = Mapped(codes); DQ(constant) = Fixed.
+Equations: Q(view) = view.quantize(y); DQ(codes) = Mapped(codes); DQ(constant) = Fixed;
+Q(DQ(int32)) = Requantize.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 
-from qrt.ir import Node, QParams
+from qrt.ir import Node, QParams, Value
 from qrt.ir.attrs import AttrReader
 from qrt.ops.channels import normalized_axis
-from qrt.passes.recognise.views import Codes, Fixed, Mapped, Plain, View
+from qrt.passes.recognise.views import Codes, Fixed, Mapped, Pending, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.quant.affine import S8, U8, Array, make_qparams, quantize, unsigned
 
@@ -97,8 +99,26 @@ def dequantize_view(
         if value.dtype is None or value.dtype.name not in DEQUANTIZED:
             return f"its input is {value.dtype or 'of an unknown type'}"
         qparams = qparams_of(node, scale, zero_point, value.dtype)
+        if value.dtype == np.int32:
+            return Sums(node, value, qparams)
     out = walk.result(node.outputs[0], np.dtype(np.float32))
     return Plain(walk.emit("Dequantize", [value], {"x": qparams}, out))
+
+
+@dataclass(eq=False)
+class Sums(Pending):
+    """DequantizeLinear of an int32 tensor, per_tensor or per_channel."""
+
+    x: Value
+    qparams: QParams
+
+    def emit(self, walk: Walk, like: Value, y: QParams | None, qmin: int, qmax: int) -> Value:
+        attrs: dict[str, Any] = {"x": self.qparams}
+        if y is None:
+            out = walk.result(like, np.dtype(np.float32))
+            return walk.emit("Dequantize", [self.x], attrs, out, self.node)
+        attrs |= {"y": y, "qmin": qmin, "qmax": qmax}
+        return walk.emit("Requantize", [self.x], attrs, walk.result(like, U8), self.node)
 
 
 def _only_reference(node: Node, x: View | None, scale: Array) -> str:
