@@ -24,6 +24,7 @@ from tests.sessions import Cases, differences, run
 
 NAMED_TWICE = re.compile(r"\(#\d+\): [\w.]+( '[^']*')? \(#\d+\): ")
 U8, S8, I32 = np.uint8, np.int8, np.int32
+TRAINING = "ai.onnx.preview.training"
 IMAGE = tensor_info("x", (1, 3, 6, 6))
 CONSTANTS = {
     "s": scalar(0.02),
@@ -204,15 +205,12 @@ UNSUPPORTED: dict[str, Case] = {
     "sequence": (
         one("SplitToSequence", axis=1), UnsupportedError, ("SplitToSequence 'n'", "no tensor"),
     ),
-    "meaning of an older opset": (
-        one("Hardmax", opset=11), UnsupportedError, ("Hardmax 'n'", "opset 11"),
-    ),
     "no implementation": (
         make_model(
-            [node("MaxRoiPool", "x r", "y", name="n", pooled_shape=[2, 2])],
-            inputs=[IMAGE, tensor_info("r", (1, 5))],
+            [node("Gradient", "x", "y", domain=TRAINING, name="n", xs=["x"], y="z")],
+            domains=[TRAINING],
         ),
-        UnsupportedError, ("MaxRoiPool 'n'", "onnx.reference"),
+        UnsupportedError, ("Gradient 'n'", "No registered implementation"),
     ),
     "subgraph": (
         make_model(

@@ -197,7 +197,7 @@ def test_an_error_inside_names_the_node_and_leaves_the_session_usable() -> None:
     bad = {**good, "i": np.array([[7], [0]])}
     for _ in range(3):
         assert session.run(None, good)[0].tolist() == [-3, -1]
-        with pytest.raises(KernelError, match=r"^GatherND 'pick' \(#1\): onnx.reference rais"):
+        with pytest.raises(KernelError, match=r"^GatherND 'pick' \(#1\): on the host: "):
             session.run(None, bad)
         with pytest.raises(KernelError, match="'pick'"):
             session.profile(bad, runs=1)
@@ -306,9 +306,32 @@ def test_memory_counts() -> None:
         qrt.load(wide(), max_bytes=1000)
 
 
-def test_what_the_reference_means_differently_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"Hardmax.*opset 13, not of opset 11"):
-        qrt.load(make_model([node("Hardmax", "x", "y")], opset=11))
+def test_what_the_reference_means_differently_is_computed_here() -> None:
+    """Hardmax before opset 13 is over all axes from `axis` on."""
+    session = qrt.load(make_model([node("Hardmax", "x", "y")], inputs=[IMAGE], opset=11))
+    (row,) = session.explain()
+    assert row.kernels == ("host: python",) and row.operator == "Hardmax"
+    (x,) = feeds(make_model([node("Hardmax", "x", "y")], inputs=[IMAGE])).values()
+    y = session(x)
+    assert (y.sum((1, 2, 3)) == 1).all() and (y[x == x.max((1, 2, 3), keepdims=True)] == 1).all()
+
+
+def test_operators_of_other_domains_of_onnx() -> None:
+    domain = "ai.onnx.ml"
+    model = make_model(
+        [node("Binarizer", "x", "y", domain=domain, threshold=1.0)], domains=[domain]
+    )
+    session = qrt.load(model)
+    (row,) = session.explain()
+    assert row.kernels == (HOST,) and row.operator == "ai.onnx.ml.Binarizer"
+    assert session(np.array([[0, 1, 2], [3, 0, 1.5]], np.float32)).tolist() == [
+        [0, 0, 1],
+        [1, 0, 1],
+    ]
+    for op, says in (("Binary", "'Binary' is not an ONNX operator of opset 1 of ai.onnx.ml"),
+                     ("TreeEnsemble", "of opset 1 of ai.onnx.ml, it came later")):  # fmt: skip
+        with pytest.raises(UnsupportedError, match=says):
+            qrt.load(make_model([node(op, "x", "y", domain=domain)], domains=[domain]))
 
 
 def test_onnx_reference_is_imported_only_for_host_operators(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from onnx import FunctionProto, NodeProto
 
 from qrt.errors import ModelError
 from qrt.ir.attrs import AttrValue
+from qrt.ir.domains import ONNX_DOMAINS
 from qrt.ir.graph import Node, Value
 from qrt.loader.attributes import Attribute, Reference, bind_attributes, read_attributes
 from qrt.loader.constants import constant_data, refuse_sparse
@@ -158,9 +159,10 @@ class BodyEmitter:
 
     def _node(self, node: Node, attributes: Mapping[str, Attribute], where: str) -> None:
         """Append one node, or fill its output when it is a Constant."""
-        if node.domain == "":
+        if node.domain in ONNX_DOMAINS:
             check_signature(
                 node.op,
+                node.domain,
                 node.version,
                 [v is not None for v in node.inputs],
                 [bool(v.name) for v in node.outputs],

@@ -16,26 +16,27 @@ _OPTIONAL = OpSchema.FormalParameterOption.Optional
 
 
 @lru_cache(maxsize=4096)
-def schema_of(op: str, version: int) -> OpSchema | None:
-    """ONNX's schema of `op` in opset `version` of the default domain; None when there is none."""
+def schema_of(op: str, version: int, domain: str) -> OpSchema | None:
+    """ONNX's schema of `op` in opset `version` of `domain`; None when there is none."""
     try:
-        return onnx.defs.get_schema(op, version, "")
+        return onnx.defs.get_schema(op, version, domain)
     except SchemaError:
         return None
 
 
 def check_signature(
     op: str,
+    domain: str,
     version: int,
     inputs: Sequence[bool],
     outputs: Sequence[bool],
     attributes: Mapping[str, Attribute],
     where: str,
 ) -> None:
-    """Check a default-domain node against its schema; `inputs`, `outputs`: which are given."""
-    schema = schema_of(op, version)
+    """Check a node of one of ONNX's domains; `inputs`, `outputs`: which are given."""
+    schema = schema_of(op, version, domain)
     if schema is None:
-        raise UnsupportedError(f"{where}: {_unknown(op, version)}")
+        raise UnsupportedError(f"{where}: {_unknown(op, version, domain)}")
     if schema.deprecated:
         raise UnsupportedError(
             f"{where}: {op} is deprecated since opset {schema.since_version}"
@@ -64,12 +65,12 @@ def check_signature(
             )
 
 
-def _unknown(op: str, version: int) -> str:
+def _unknown(op: str, version: int, domain: str) -> str:
     """Why there is no schema: never heard of, or from a later opset."""
-    newest = schema_of(op, onnx.defs.onnx_opset_version())
-    if newest is None:
-        return f"'{op}' is not an ONNX operator of opset {version}"
-    return f"'{op}' is not an ONNX operator of opset {version}, it came later"
+    of = f"opset {version} of {domain}" if domain else f"opset {version}"
+    if schema_of(op, 2**31 - 1, domain) is None:
+        return f"'{op}' is not an ONNX operator of {of}"
+    return f"'{op}' is not an ONNX operator of {of}, it came later"
 
 
 def _check_count(what: str, given: Sequence[bool], least: int, most: int, where: str) -> None:

@@ -152,5 +152,3 @@ def declare_broadcast(
     broadcast_kernel.__module__ = span.__module__
     fields = (*FIELDS, *more_fields)
     return kernel(name, fields, extents, family="broadcast", features=features)(broadcast_kernel)
-
-

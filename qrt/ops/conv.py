@@ -138,9 +138,7 @@ def lower(node: Node, program: Lowering) -> None:
         source = lower_runs(program, x, g, geometry, pad_byte(program, product))
         weights = weights.reshape(n, kh, kw * cg)
         key = (id(w.data), "conv_rows")
-    lower_product(
-        program, weights, key, product, g.group, geometry, source, program.operand(y)
-    )
+    lower_product(program, weights, key, product, g.group, geometry, source, program.operand(y))
 
 
 def geometry_fields(g: Geometry) -> dict[str, int]:

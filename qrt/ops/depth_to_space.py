@@ -82,9 +82,7 @@ def lower(node: Node, program: Lowering) -> None:
     sizes = [loop[0] for loop in loops]
     in_deep, in_wide = ([loop[k] for loop in loops] for k in (1, 2))
     in_x, in_y = (in_deep, in_wide) if spreads else (in_wide, in_deep)
-    emit_move(
-        program, program.operand(x), program.operand(y), itemsize_of(x), sizes, in_x, in_y
-    )
+    emit_move(program, program.operand(x), program.operand(y), itemsize_of(x), sizes, in_x, in_y)
 
 
 DEPTH_TO_SPACE = OpSpec("DepthToSpace", "", infer, reference, lower, layout="any")

@@ -61,9 +61,7 @@ def lower_depthwise(
             (id(w), "depthwise", spec, steps, zero_points.tobytes()),
             lambda: pack_depthwise(real, spec, *steps),
         ),
-        columns=program.constant(
-            pack_depthwise_columns(channels, spec, bias, product.multiplier)
-        ),
+        columns=program.constant(pack_depthwise_columns(channels, spec, bias, product.multiplier)),
         pad=program.constant(np.full(64, x_zero_point, np.uint8)),
         limits=program.constant(
             np.array([int(product.y.zero_point), product.qmin, product.qmax, 0], np.int32)

@@ -79,9 +79,7 @@ def lower_tile(node: Node, program: Lowering) -> None:
         n = x.static_shape[a]
         loops += [(counts[a], 0, n * y_strides[a]), (n, x_strides[a], y_strides[a])]
     sizes, in_x, in_y = zip(*loops, strict=True) if loops else ((), (), ())
-    emit_move(
-        program, program.operand(x), program.operand(y), itemsize_of(x), sizes, in_x, in_y
-    )
+    emit_move(program, program.operand(x), program.operand(y), itemsize_of(x), sizes, in_x, in_y)
 
 
 EXPAND = OpSpec("Expand", "", infer_expand, reference_expand, lower_expand)

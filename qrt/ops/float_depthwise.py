@@ -66,9 +66,7 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
     ]
 
 
-def lower_depthwise(
-    program: Lowering, node: Node, windows: Mapping[str, int], bias: Array
-) -> None:
+def lower_depthwise(program: Lowering, node: Node, windows: Mapping[str, int], bias: Array) -> None:
     """Emit the row of a Conv with as many groups as inputs and outputs; `bias` is (channels,)."""
     w = node.required(1).data
     assert w is not None
@@ -282,9 +280,9 @@ def make_kernel(spec: FloatDepthwiseSpec) -> Kernel:
                     run_any(row, image, w, bias, y, pad, top, left, m, inside)
         return 0
 
-    return kernel(
-        spec.kernel_name, FIELDS, extents, family="conv_f32", features=spec.features
-    )(depthwise)
+    return kernel(spec.kernel_name, FIELDS, extents, family="conv_f32", features=spec.features)(
+        depthwise
+    )
 
 
 FLOAT_DEPTHWISE_KERNELS: dict[FloatDepthwiseSpec, Kernel] = {

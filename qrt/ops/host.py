@@ -1,6 +1,7 @@
-"""Host operators: ONNX nodes without a native kernel, evaluated by `onnx.reference` on NumPy.
+"""Host operators: ONNX nodes without a native kernel, evaluated in Python on NumPy.
 
-A node becomes one by taking the domain HOST_DOMAIN (`make_host`). Its shapes are known before it
+Their functions are those of `host_functions`, else `onnx.reference`'s. A node becomes one by its
+domain (`make_host`). Its shapes are known before it
 runs: ONNX infers them, or else the node is evaluated once on zeros. A node whose output shape
 depends on the elements of its inputs is refused.
 """
@@ -14,10 +15,9 @@ import numpy as np
 
 from qrt.errors import UnsupportedError
 from qrt.ir import Node, Value
+from qrt.ir.domains import ONNX_DOMAINS, host_domain
 from qrt.ops.one_node import Evaluator, Result, check_types, first_line, inferred
 from qrt.ops.spec import Array, Lowering
-
-HOST_DOMAIN = "host"
 
 # the shape of their output is in the elements of their inputs, also where zeros do not show it
 DATA_DEPENDENT = ("Compress", "ImageDecoder", "NonMaxSuppression", "NonZero", "Unique")
@@ -26,15 +26,17 @@ RANDOM = (
     "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
     "RandomUniformLike",
 )  # fmt: skip
+# ONNX's inference refuses valid ones, or gives another shape than the operator
+MISJUDGED = ("MeanVarianceNormalization", "STFT")
 # a constant larger than this, and than what it is made of, is computed while the model runs
 MAX_NBYTES = 64 * 1024 * 1024
 
 
 def make_host(node: Node, why: str) -> None:
-    """From here on `node`, of ONNX's own domain, is a host operator; `why` has it no kernel."""
-    assert node.domain == "", node
+    """From here on `node`, of one of ONNX's domains, is a host operator; `why` has it no kernel."""
+    assert node.domain in ONNX_DOMAINS, node
     check_types(node)
-    node.domain = HOST_DOMAIN
+    node.domain = host_domain(node.domain)
     node.why = "; ".join(dict.fromkeys(filter(None, (node.why, why))))
 
 
@@ -42,7 +44,7 @@ def infer(node: Node) -> list[Result]:
     """Shape and dtype of each output. Raises UnsupportedError when only a run could tell."""
     if node.op in DATA_DEPENDENT:
         raise UnsupportedError("the shape of its output depends on the elements of its inputs")
-    results = inferred(node)
+    results = [None] if node.op in MISJUDGED else inferred(node)
     known = [result for result in results if result is not None]
     if len(known) < len(results):
         known = _seen(node)
@@ -66,8 +68,9 @@ def folded(node: Node, results: Sequence[Result]) -> list[Array] | None:
 
 
 def lower(node: Node, program: Lowering) -> None:
-    """One row that calls the reference."""
-    program.host(Evaluator(node), node.inputs, node.outputs)
+    """One row that calls the node's function."""
+    evaluator = Evaluator(node)
+    program.host(evaluator, node.inputs, node.outputs, own=evaluator.own)
 
 
 def lower_refused(node: Node, program: Lowering, refusal: UnsupportedError) -> None:
@@ -112,4 +115,4 @@ def _evaluated(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     except UnsupportedError:
         raise
     except Exception as error:
-        raise UnsupportedError(f"onnx.reference cannot run it: {first_line(error)}") from error
+        raise UnsupportedError(f"it cannot be run on the host: {first_line(error)}") from error

@@ -23,15 +23,12 @@ def _shapes(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ..
     w2 = (*w, 1) if len(w) == 1 else w
     if x2[-1] != w2[-2]:
         raise ModelError(
-            f"the last axis of x must equal the last but one of w,"
-            f" got {list(x)} and {list(w)}"
+            f"the last axis of x must equal the last but one of w, got {list(x)} and {list(w)}"
         )
     try:
         batch = np.broadcast_shapes(x2[:-2], w2[:-2])
     except ValueError:
-        raise ModelError(
-            f"batch axes do not broadcast: {list(x)} and {list(w)}"
-        ) from None
+        raise ModelError(f"batch axes do not broadcast: {list(x)} and {list(w)}") from None
     return x2, w2, batch
 
 

@@ -36,9 +36,7 @@ def emit_move(
         raise UnsupportedError(f"moving elements of {itemsize} bytes")
     if math.prod(sizes) == 0:
         return
-    nest = collapse(
-        sizes, [s * itemsize for s in x_strides], [s * itemsize for s in y_strides]
-    )
+    nest = collapse(sizes, [s * itemsize for s in x_strides], [s * itemsize for s in y_strides])
     in_x, in_y = nest.strides
     last = len(nest.sizes) - 1
     if last < 0 or (in_x[last] == itemsize and in_y[last] == itemsize):

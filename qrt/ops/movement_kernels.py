@@ -47,9 +47,7 @@ def row_extents(row: Mapping[str, int]) -> list[Extent]:
     return _moved(row, RANK, (nbytes, 1, 1), 1)
 
 
-def _moved(
-    row: Mapping[str, int], rank: int, *loops: tuple[int, int, int] | int
-) -> list[Extent]:
+def _moved(row: Mapping[str, int], rank: int, *loops: tuple[int, int, int] | int) -> list[Extent]:
     """Extents of x and y: the n loops, more `loops` (size, x stride, y stride), item bytes last."""
     inner, itemsize = [v for v in loops if isinstance(v, tuple)], loops[-1]
     assert isinstance(itemsize, int)

@@ -1,4 +1,4 @@
-"""One node as an ONNX model of its own: its shapes by ONNX, its values by `onnx.reference`.
+"""One node as an ONNX model of its own: its shapes by ONNX, its values by a host function.
 
 Everything of onnx is imported when first used: models that run natively never need it here.
 """
@@ -12,6 +12,7 @@ import numpy as np
 
 from qrt.errors import ModelError, UnsupportedError
 from qrt.ir import Node, Value
+from qrt.ir.domains import onnx_domain
 
 if TYPE_CHECKING:
     import onnx
@@ -22,19 +23,33 @@ Result = tuple[tuple[int, ...], np.dtype[Any]]
 # the evaluator has no older implementation, and the later one means the same on older nodes
 RUNS_AS = {"DequantizeLinear": 19}
 # the evaluator's only implementation is of this opset, and older ones meant something else
-MEANS_SINCE = {
-    "BatchNormalization": 9, "GridSample": 20, "GroupNormalization": 21, "Hardmax": 13,
-    "LogSoftmax": 13, "Resize": 11, "RoiAlign": 16, "Scan": 9, "Softmax": 13, "Upsample": 9,
-}  # fmt: skip
+MEANS_SINCE = {"Scan": 9}
 # constants of at most so many elements are shown to shape inference: shapes, axes, pads, scales
 SHOWN = 4096
 
 
 class Evaluator:
-    """A node on `onnx.reference`, made once; it keeps no state, so threads may share it.
+    """The function of a host operator, made once; it keeps no state, so threads may share it.
 
-    Raises UnsupportedError when the reference has no implementation that means this node.
+    That is one of `qrt.ops.host_functions` (`own`), else `onnx.reference`. Raises UnsupportedError
+    when neither has one that means this node.
     """
+
+    def __init__(self, node: Node) -> None:
+        from qrt.ops.host_functions import own_function
+
+        spec = own_function(node)
+        self.own = spec is not None
+        self._function = _Reference(node) if spec is None else spec.make(node, _Reference)
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Any]:
+        """The outputs for `inputs`, omitted ones None; raises whatever the function raises."""
+        with np.errstate(all="ignore"):
+            return list(self._function(inputs))
+
+
+class _Reference:
+    """A node on `onnx.reference`."""
 
     def __init__(self, node: Node) -> None:
         since = MEANS_SINCE.get(node.op, 0)
@@ -53,10 +68,8 @@ class Evaluator:
         self._names = [_input_name(i) for i in range(len(node.inputs))]
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Any]:
-        """The outputs for `inputs`, omitted ones None; raises whatever the reference raises."""
         feeds = {n: a for n, a in zip(self._names, inputs, strict=True) if a is not None}
-        with np.errstate(all="ignore"):
-            return list(self._evaluator.run(None, feeds))
+        return list(self._evaluator.run(None, feeds))
 
 
 def inferred(node: Node) -> list[Result | None]:
@@ -86,7 +99,7 @@ def check_types(node: Node) -> None:
     """Raise ModelError when inputs of one type variable differ: inference does not look at that."""
     from onnx import defs
 
-    formal = defs.get_schema(node.op, node.version, "").inputs
+    formal = defs.get_schema(node.op, node.version, onnx_domain(node)).inputs
     seen: dict[str, Value] = {}
     for i, value in enumerate(node.inputs):
         parameter = formal[min(i, len(formal) - 1)]
@@ -102,28 +115,34 @@ def check_types(node: Node) -> None:
 
 def one_node_model(node: Node, version: int, shown: Sequence[int]) -> onnx.ModelProto:
     """A model of `node` alone in opset `version`; inputs numbered in `shown` carry their data."""
-    from onnx import ValueInfoProto, helper, numpy_helper
+    from onnx import TensorProto, ValueInfoProto, defs, helper, numpy_helper
 
     names = ["" if value is None else _input_name(i) for i, value in enumerate(node.inputs)]
     outputs = [f"o{i}" for i in range(len(node.outputs))]
-    made = helper.make_node(node.op, names, outputs)
+    domain = onnx_domain(node)
+    made = helper.make_node(node.op, names, outputs, domain=domain)
     made.attribute.extend(_attributes(node, version))
     inputs, initializers = [], []
     for i, value in enumerate(node.inputs):
         if value is None:
             continue
-        if value.dtype is None or value.dtype.hasobject:
-            raise UnsupportedError(f"tensor {value.name!r} of {value.dtype} has no native form")
-        if i in shown:
+        if value.dtype is None:
+            inputs.append(ValueInfoProto(name=names[i]))
+        elif value.dtype.hasobject:
+            inputs.append(helper.make_tensor_value_info(names[i], TensorProto.STRING, value.shape))
+        elif i in shown:
             assert value.data is not None
             initializers.append(numpy_helper.from_array(value.data, names[i]))
         else:
             element = helper.np_dtype_to_tensor_dtype(value.dtype)
-            inputs.append(helper.make_tensor_value_info(names[i], element, value.static_shape))
+            inputs.append(helper.make_tensor_value_info(names[i], element, value.shape))
     graph = helper.make_graph(
         [made], "node", inputs, [ValueInfoProto(name=name) for name in outputs], initializers
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
+    opsets = {"": defs.onnx_opset_version(), domain: version}  # functions need the first
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid(*entry) for entry in opsets.items()]
+    )
 
 
 def first_line(error: Exception) -> str:
@@ -136,7 +155,7 @@ def _attributes(node: Node, version: int) -> list[Any]:
     """AttributeProtos; the schema says of which type, since [] and 1 do not."""
     from onnx import defs, helper, numpy_helper
 
-    schema = defs.get_schema(node.op, version, "")
+    schema = defs.get_schema(node.op, version, onnx_domain(node))
     made = []
     for name, value in node.attrs.items():
         if name not in schema.attributes:  # a tool's private note

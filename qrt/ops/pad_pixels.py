@@ -21,9 +21,7 @@ def lower_pad_pixels(program: Lowering, x: Value, g: Geometry, fill: Operand) ->
     """Emit the row and return where the padded images are; `fill` is the byte of the pads."""
     top, left, bottom, right = g.pads
     height, width = g.size
-    y = program.scratch(
-        g.batch * (height + top + bottom) * (width + left + right) * g.channels
-    )
+    y = program.scratch(g.batch * (height + top + bottom) * (width + left + right) * g.channels)
     program.emit(
         pad_pixels_kernel,
         x=program.operand(x),

@@ -154,9 +154,7 @@ def lower_computed_product(
         octets=int(tile.octets),
     )
     pad = program.constant(np.full(k + 4, product.x.zero_point, np.uint8))  # nothing reads it
-    emit_product(
-        program, product, tile, 1, geometry, x, y, panels=panels, columns=columns, pad=pad
-    )
+    emit_product(program, product, tile, 1, geometry, x, y, panels=panels, columns=columns, pad=pad)
 
 
 def _numbers(program: Lowering, product: Product) -> dict[str, Operand]:

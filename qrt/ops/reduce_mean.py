@@ -56,9 +56,7 @@ def reduced_axes(node: Node, rank: int) -> tuple[int, ...]:
     return normalized_axes(tuple(node.attrs["axes"]), rank)
 
 
-def reduced_shape(
-    shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool
-) -> tuple[int, ...]:
+def reduced_shape(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[int, ...]:
     """The shape after reducing `axes`."""
     if keepdims:
         return tuple(1 if a in axes else n for a, n in enumerate(shape))

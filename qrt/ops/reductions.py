@@ -23,9 +23,7 @@ FIELDS = (*names("n", OUTER), *names("x_stride", OUTER), *names("y_stride", OUTE
           *names("r", INNER), *names("r_stride", INNER))  # fmt: skip
 
 
-def reduction_nests(
-    x: Value, y: Value, axes: tuple[int, ...], keepdims: bool
-) -> tuple[Nest, Nest]:
+def reduction_nests(x: Value, y: Value, axes: tuple[int, ...], keepdims: bool) -> tuple[Nest, Nest]:
     """(outputs with strides of x and y, reduced elements with strides of x).
 
     The loops over outputs follow the memory of y, so that its innermost stride is 1.

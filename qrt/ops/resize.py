@@ -109,7 +109,7 @@ def _lower_linear(
     if len(axes) > 2 or places != sorted(places):
         raise UnsupportedError(f"linear Resize along {len(axes)} axes in this memory order")
     memory = [x.static_shape[a] for a in order]
-    first, second = (places if len(places) == 2 else [-1, *places] if places else [-1, -1])
+    first, second = places if len(places) == 2 else [-1, *places] if places else [-1, -1]
     fields: dict[str, object] = {}
     for name, place, axis in (
         ("a", first, axes[0] if len(axes) == 2 else None),

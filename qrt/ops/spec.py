@@ -72,9 +72,16 @@ class Lowering(Protocol):
         ...
 
     def host(
-        self, function: HostFunction, inputs: Sequence[Value | None], outputs: Sequence[Value]
+        self,
+        function: HostFunction,
+        inputs: Sequence[Value | None],
+        outputs: Sequence[Value],
+        own: bool = False,
     ) -> None:
-        """Append a row that Python runs: `outputs` become what `function` makes of `inputs`."""
+        """Append a row that Python runs: `outputs` become what `function` makes of `inputs`.
+
+        `own`: the function is qrt's, not that of `onnx.reference`.
+        """
         ...
 
 

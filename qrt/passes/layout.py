@@ -7,8 +7,8 @@ Orders that differ only in axes of length 1 are the same order, so they are comp
 from __future__ import annotations
 
 from qrt.ir import Graph, Node, Value
+from qrt.ir.domains import is_host
 from qrt.ops import OPS
-from qrt.ops.host import HOST_DOMAIN
 
 Layout = tuple[int, ...] | None
 
@@ -56,7 +56,7 @@ class _Layouts:
 
     def place(self, node: Node) -> None:
         """Give the node its inputs in an order it takes, its outputs the order they come in."""
-        treat = "row_major" if node.domain == HOST_DOMAIN else OPS[node.domain, node.op].layout
+        treat = "row_major" if is_host(node) else OPS[node.domain, node.op].layout
         order: Layout = None
         if node.op == "Transpose" and not node.domain:
             order = _renamed(node)

@@ -12,6 +12,7 @@ import numpy as np
 
 from qrt.errors import InputError, ModelError, QrtError, UnsupportedError, at_node
 from qrt.ir import Graph, Node
+from qrt.ir.domains import ONNX_DOMAINS
 from qrt.ops import OPS, host
 from qrt.ops.one_node import Result
 from qrt.passes.fold import folded, set_constants
@@ -53,7 +54,7 @@ def _infer(graph: Graph, node: Node) -> list[Array] | None:
     try:
         results = _native(graph, node)
     except UnsupportedError as error:
-        if node.domain:
+        if node.domain not in ONNX_DOMAINS:
             at_node(error, node.where)
         results, arrays = _hosted(node, error)
     except QrtError as error:
@@ -73,7 +74,7 @@ def _native(graph: Graph, node: Node) -> Sequence[tuple[tuple[int, ...], object]
     domain = node.domain or "ai.onnx"
     opset = graph.opsets.get(node.domain, node.version)
     why = f" ({node.why})" if node.why else ""
-    if node.domain:
+    if node.domain not in ONNX_DOMAINS:
         raise UnsupportedError(
             f"operator {node.op} of domain {domain}, opset {opset}, is not supported{why}"
         )

@@ -10,12 +10,13 @@ import numpy as np
 from qrt import knobs
 from qrt.errors import MemoryLimitError, ProgramError, QrtError, UnsupportedError, at_node
 from qrt.ir import Graph, Node, Value
+from qrt.ir.domains import ONNX_DOMAINS, is_host, onnx_domain
 from qrt.jit.declare import HEADER, Kernel
 from qrt.ops import host
 from qrt.ops.spec import HostFunction, Lowering, Operand, OpSpec
 from qrt.program.barriers import needed_barriers
 from qrt.program.constants import ConstantPool
-from qrt.program.host import HOST
+from qrt.program.host import OWN, REFERENCE
 from qrt.program.memory import check_plan, plan_memory
 from qrt.program.places import SLACK, ArenaPlace, Buffer, ConstantPlace, Place
 from qrt.program.program import BARRIER, Binding, HostCall, NodeLabel, Program
@@ -93,14 +94,19 @@ class ProgramBuilder:
         self._rows.append((kernel, self._node, fields))
 
     def host(
-        self, function: HostFunction, inputs: Sequence[Value | None], outputs: Sequence[Value]
+        self,
+        function: HostFunction,
+        inputs: Sequence[Value | None],
+        outputs: Sequence[Value],
+        own: bool = False,
     ) -> None:
         """Append a row that Python runs on arrays over the operands."""
         for value in (*inputs, *outputs):
             place = None if value is None else self.operand(value)
             if isinstance(place, ArenaPlace):
                 place.buffer.touch(len(self._rows))
-        self._rows.append((HOST, self._node, {"call": len(self._hosts)}))
+        row = OWN if own else REFERENCE
+        self._rows.append((row, self._node, {"call": len(self._hosts)}))
         self._hosts.append((function, list(inputs), list(outputs)))
 
     def lowered(self, lower: Callable[[Node, Lowering], None], node: Node) -> None:
@@ -128,7 +134,7 @@ class ProgramBuilder:
     def build(self, graph: Graph, labels: tuple[NodeLabel, ...]) -> Program:
         """Plan memory, place barriers and make the Program. Not yet verified."""
         for value in graph.outputs:
-            if value not in self._places and not value.is_constant:
+            if value not in self._places and not value.is_constant and value.nbytes:
                 raise ProgramError(f"output {value.name!r} is not computed by any node")
             place = self.operand(value)
             if isinstance(place, ArenaPlace):
@@ -240,7 +246,7 @@ def build_program(
 
 
 def _lower(ops: Ops, node: Node, builder: ProgramBuilder) -> None:
-    if node.domain == host.HOST_DOMAIN:
+    if is_host(node):
         host.lower(node, builder)
         return
     spec = ops.get((node.domain, node.op))
@@ -250,17 +256,18 @@ def _lower(ops: Ops, node: Node, builder: ProgramBuilder) -> None:
             raise UnsupportedError(f"operator {domain}{node.op} has no native kernel")
         builder.lowered(spec.lower, node)
     except UnsupportedError as error:
-        if node.domain:
+        if node.domain not in ONNX_DOMAINS:
             raise
         host.lower_refused(node, builder, error)
 
 
 def _label(node: Node, note: str) -> NodeLabel:
     out = node.outputs[0] if node.outputs else None
+    domain = onnx_domain(node)
     layout = "" if out is None or out.layout is None else _layout_name(out.layout)
     return NodeLabel(
         where=node.where,
-        op=node.op if node.domain in ("", host.HOST_DOMAIN) else f"{node.domain}.{node.op}",
+        op=f"{domain}.{node.op}" if domain else node.op,
         name=node.name,
         index=node.index,
         origin=node.origin,

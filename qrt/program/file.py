@@ -23,7 +23,7 @@ import numpy as np
 from qrt.errors import ProgramError
 from qrt.jit.declare import HEADER
 from qrt.program.constants import ConstantPool
-from qrt.program.host import HOST
+from qrt.program.host import HOSTS
 from qrt.program.places import SLACK
 from qrt.program.program import Binding, NodeLabel, Program
 from qrt.program.verify import verify
@@ -44,9 +44,9 @@ def save_program(program: Program, path: str | os.PathLike[str]) -> None:
     Raises ProgramError for a program with host operators, which are Python objects.
     """
     if program.hosts:
-        first = next(i for i in range(len(program.rows)) if program.kernel(i) is HOST)
+        first = next(i for i in range(len(program.rows)) if program.kernel(i) in HOSTS)
         raise ProgramError(
-            f"{program.where(first)}: a program with operators that onnx.reference runs cannot be"
+            f"{program.where(first)}: a program with operators that Python runs cannot be"
             " saved, only one of native kernels"
         )
     assert _LITTLE, "program files are little-endian"

@@ -1,7 +1,7 @@
-"""The row of a host operator: where native rows end and Python goes on (`qrt.vm.hosted`).
+"""The rows of host operators: where native rows end and Python goes on (`qrt.vm.hosted`).
 
-It is a row like any other for memory, barriers, labels and times; its field says which of
-`Program.hosts` is meant. The executor cuts the program at it, so its kernel is never called.
+They are rows like any other for memory, barriers, labels and times; their field says which of
+`Program.hosts` is meant. The executor cuts the program at them: their kernels are never called.
 """
 
 from __future__ import annotations
@@ -20,5 +20,13 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
 
 
 @kernel("host: onnx.reference", FIELDS, extents, family="host")
-def HOST(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+def REFERENCE(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
     return NOT_NATIVE
+
+
+@kernel("host: python", FIELDS, extents, family="host")
+def OWN(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+    return NOT_NATIVE
+
+
+HOSTS = (REFERENCE, OWN)

@@ -82,7 +82,7 @@ class Program:
     rows: int64 (n, width), each `HEADER` (index into `kernels`, index into `nodes`, barrier flag)
     and then the kernel's fields, zero-padded. `threads` is the largest number that may walk it
     (scratch is sized for that many). `arena_nbytes` is without SLACK. `hosts` are what the rows of
-    the kernel HOST (`qrt.program.host`) call, in the order of those rows.
+    a kernel of HOSTS (`qrt.program.host`) call, in the order of those rows.
     """
 
     rows: Array

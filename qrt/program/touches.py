@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qrt.errors import ProgramError
 from qrt.jit.declare import Kernel
-from qrt.program.host import CALL, HOST
+from qrt.program.host import CALL, HOSTS
 from qrt.program.program import Binding, HostCall, fields_of
 
 
@@ -36,7 +36,7 @@ def touches(kernel: Kernel, row: list[int], hosts: Sequence[HostCall] = ()) -> l
 
     Raises ProgramError when the values contradict each other or a size is negative.
     """
-    if kernel is HOST:
+    if kernel in HOSTS:
         if not 0 <= row[CALL] < len(hosts):
             raise ProgramError(f"host call {row[CALL]}, expected 0 to {len(hosts) - 1}")
         return list(_host_touches(hosts[row[CALL]]))

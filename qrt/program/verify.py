@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from qrt.errors import ProgramError
 from qrt.jit.declare import HEADER, KERNELS, Kernel
 from qrt.program.barriers import missing_barriers
-from qrt.program.host import CALL, HOST
+from qrt.program.host import CALL, HOSTS
 from qrt.program.program import BARRIER, KERNEL, NODE, Binding, Program
 from qrt.program.touches import Touch, touches
 
@@ -81,7 +81,7 @@ def _check_touch(program: Program, kernel: Kernel, touch: Touch) -> None:
 
 
 def _check_hosts(program: Program, kernels: Sequence[Kernel], rows: list[list[int]]) -> None:
-    called = [row[CALL] for row in rows if kernels[row[KERNEL]] is HOST]
+    called = [row[CALL] for row in rows if kernels[row[KERNEL]] in HOSTS]
     if called != list(range(len(program.hosts))):
         raise ProgramError(f"{len(program.hosts)} host calls, the rows make {called}")
     for host in program.hosts:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qrt.jit.bounds import ARENA, CONSTANTS, HEAD, ROW, SPAN, TABLE
-from qrt.program.host import HOST
+from qrt.program.host import HOSTS
 from qrt.program.program import Program
 from qrt.program.touches import Touch, touches
 
@@ -24,7 +24,7 @@ class RowBounds:
         self._blocks: dict[int, Array] = {}
         for i, row in enumerate(program.rows.tolist()):
             kernel = program.kernel(i)
-            if kernel is not HOST:
+            if kernel not in HOSTS:
                 self._blocks[i] = bounds_block(touches(kernel, row), 8 * len(row))
 
     def bind(self, rows: Array) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qrt.errors import KernelError
-from qrt.program.host import CALL, HOST
+from qrt.program.host import CALL, HOSTS
 from qrt.program.program import HostCall, Program
 from qrt.vm.call import Call
 from qrt.vm.state import CLOCK, N_ROWS, ROWS, STAMPS, WIDTH, WORD
@@ -58,15 +58,15 @@ class HostStep:
         inputs = [None if v is None else np.asarray(v, order="C") for v in self.inputs]
         try:
             results = [np.asarray(result) for result in self.function(inputs)]
-        except Exception as error:  # whatever the reference or NumPy raises
+        except Exception as error:  # whatever a host function raises
             raise KernelError(
-                f"{self.where}: onnx.reference raised {type(error).__name__}: {error}"
+                f"{self.where}: on the host: {type(error).__name__}: {error}"
             ) from error
         for i, (view, result) in enumerate(zip(self.outputs, results, strict=True)):
             if result.shape != view.shape or result.dtype != view.dtype:
                 raise KernelError(
                     f"{self.where}: output {i} was planned as {view.dtype}{list(view.shape)},"
-                    f" onnx.reference gave {result.dtype}{list(result.shape)}"
+                    f" it gave {result.dtype}{list(result.shape)}"
                 )
             view[...] = result
 
@@ -122,7 +122,7 @@ def parts(program: Program) -> Iterator[tuple[int, int, HostCall | None, str]]:
     """The rows from start to stop, each time up to a host row; with a call, that row alone."""
     start = 0
     for row in range(len(program.rows)):
-        if program.kernel(row) is not HOST:
+        if program.kernel(row) not in HOSTS:
             continue
         if row > start:
             yield start, row, None, ""
