@@ -14,6 +14,7 @@ from qrt.errors import (
     ProgramError,
     QrtError,
     QuantizationError,
+    StepLimitError,
     UnsupportedError,
 )
 
@@ -31,6 +32,7 @@ __all__ = [
     "QuantizationError",
     "Session",
     "SessionOptions",
+    "StepLimitError",
     "UnsupportedError",
     "get_available_providers",
     "load",

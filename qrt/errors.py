@@ -36,6 +36,10 @@ class MemoryLimitError(QrtError, MemoryError):
     """The plan needs more bytes than `max_bytes` allows."""
 
 
+class StepLimitError(QrtError):
+    """The loops of one run take more steps than `max_steps` allows."""
+
+
 class CompileError(QrtError):
     """A kernel could not be compiled or loaded on this machine."""
 

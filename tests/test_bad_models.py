@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 import qrt
 from qrt.errors import InputError, ModelError, QrtError, QuantizationError, UnsupportedError
@@ -201,24 +201,12 @@ def quantization(make: Callable[..., onnx.ModelProto], where: str) -> dict[str, 
 UNSUPPORTED: dict[str, Case] = {
     "unknown operator": (one("Frobnicate", domain="my"), UnsupportedError, ("Frobnicate 'n'",)),
     "unknown ONNX operator": (one("Frobnicate"), QrtError, ("Frobnicate 'n'",)),
-    "shape in the data": (one("NonZero"), UnsupportedError, ("NonZero 'n'", "not supported")),
-    "sequence": (
-        one("SplitToSequence", axis=1), UnsupportedError, ("SplitToSequence 'n'", "no tensor"),
-    ),
     "no implementation": (
         make_model(
             [node("Gradient", "x", "y", domain=TRAINING, name="n", xs=["x"], y="z")],
             domains=[TRAINING],
         ),
         UnsupportedError, ("Gradient 'n'", "No registered implementation"),
-    ),
-    "subgraph": (
-        make_model(
-            [node("If", "c", "y", name="n", then_branch=helper.make_graph([], "b", [], []),
-                  else_branch=helper.make_graph([], "b", [], []))],
-            inputs=[tensor_info("c", (), TensorProto.BOOL)],
-        ),
-        UnsupportedError, ("If 'n'", "subgraphs"),
     ),
 }  # fmt: skip
 

@@ -40,7 +40,7 @@ def outputs_of(model: Model, inputs: dict[str, Array], threads: int) -> list[dic
     results = []
     for _ in range(3):
         results.append(dict(zip(names, session.run(None, dict(inputs)), strict=True)))
-        (executor,) = session._executors.values()
+        (executor,) = session._programs._executors.values()
         if executor._pool is None:
             assert executor.threads == threads == 1
             break

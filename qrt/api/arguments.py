@@ -8,15 +8,7 @@ from typing import Any
 import numpy as np
 
 from qrt.ir import Value
-
-# numpy (and ml_dtypes) name -> ONNX's name where they differ
-_ONNX_NAMES = {
-    "float32": "float", "float64": "double", "object": "string", "str": "string",
-    "float8_e4m3fn": "float8e4m3fn", "float8_e4m3fnuz": "float8e4m3fnuz",
-    "float8_e5m2": "float8e5m2", "float8_e5m2fnuz": "float8e5m2fnuz",
-    "float8_e8m0fnu": "float8e8m0", "float4_e2m1fn": "float4e2m1",
-    "float6_e2m3fn": "float6e2m3", "float6_e3m2fn": "float6e3m2",
-}  # fmt: skip
+from qrt.ir.types import onnx_name
 
 
 @dataclass(frozen=True)
@@ -26,11 +18,12 @@ class Argument:
     name: str
     dtype: np.dtype[Any] | None
     dims: tuple[int | str | None, ...] | None
+    container: str = ""  # the type of what is no tensor: seq(tensor(float))
 
     @classmethod
     def of(cls, value: Value) -> Argument:
         """The argument that `value` of a graph is."""
-        return cls(value.name, value.dtype, value.shape)
+        return cls(value.name, value.dtype, value.shape, value.container)
 
     @property
     def shape(self) -> list[int | str | None]:
@@ -39,13 +32,16 @@ class Argument:
 
     @property
     def type(self) -> str:
-        """ONNX Runtime's spelling: tensor(float), tensor(uint8), ..."""
-        name = "undefined" if self.dtype is None else self.dtype.name
-        return f"tensor({_ONNX_NAMES.get(name, name)})"
+        """ONNX Runtime's spelling: tensor(float), seq(tensor(int64)), ..."""
+        if self.container:
+            return self.container
+        return f"tensor({'undefined' if self.dtype is None else onnx_name(self.dtype)})"
 
     @property
     def is_static(self) -> bool:
-        """True when every dimension is a number."""
+        """True when every dimension of a tensor of numbers is a number."""
+        if self.dtype is None or self.dtype.hasobject:
+            return False
         return self.dims is not None and all(isinstance(dim, int) for dim in self.dims)
 
     @property

@@ -9,12 +9,13 @@ import numpy as np
 
 from qrt.api.arguments import Argument, shown
 from qrt.errors import InputError
+from qrt.ir.types import dtype_named, inner_type
 
 Array = np.ndarray[Any, Any]
 
 
-def checked_feeds(arguments: Sequence[Argument], feeds: Mapping[str, Any]) -> list[Array]:
-    """Arrays in the order of `arguments`, of their dtypes and with shapes that fit.
+def checked_feeds(arguments: Sequence[Argument], feeds: Mapping[str, Any]) -> list[Any]:
+    """Values in the order of `arguments`: arrays of their dtypes and with shapes that fit.
 
     Raises InputError naming the input, what was expected and what came.
     """
@@ -28,12 +29,30 @@ def checked_feeds(arguments: Sequence[Argument], feeds: Mapping[str, Any]) -> li
     if missing:
         raise InputError(f"missing input {_quoted(missing)}; the inputs are {_quoted(names)}")
     bound: dict[str, tuple[int, str]] = {}
-    arrays = []
+    arrays: list[Any] = []
     for argument in arguments:
+        if argument.container:
+            arrays.append(as_container(feeds[argument.name], argument.container, argument))
+            continue
         array = as_tensor(feeds[argument.name], argument)
         check_shape(array.shape, argument, bound)
         arrays.append(array)
     return arrays
+
+
+def as_container(value: Any, kind: str, argument: Argument) -> Any:
+    """`value` as Python has a value of the ONNX type `kind`: a list of arrays, an optional None."""
+    outer, inner = inner_type(kind)
+    if outer == "optional":
+        return None if value is None else as_container(value, inner, argument)
+    if outer == "seq":
+        if not isinstance(value, (list, tuple)):
+            raise InputError(
+                f"input {argument.name!r}: expected {argument.type}, a list, got"
+                f" {type(value).__name__}"
+            )
+        return [as_container(item, inner, argument) for item in value]
+    return as_tensor(value, Argument(argument.name, dtype_named(kind), None))
 
 
 def as_tensor(value: Any, argument: Argument) -> Array:
@@ -51,6 +70,8 @@ def as_tensor(value: Any, argument: Argument) -> Array:
         raise InputError(f"{_what(argument)}: not an array: {error}") from error
     if expected is None or array.dtype == expected:
         return array
+    if expected.hasobject and array.dtype.kind in "SU":
+        return array.astype(object)
     if untyped and array.size == 0:
         return array.astype(expected)
     if not untyped and array.dtype.newbyteorder("=") == expected:

@@ -49,6 +49,9 @@ class InferenceSession(Session):
         threads: int | None = None,
         features: str | None = None,
         max_bytes: int | None = None,
+        max_nodes: int | None = None,
+        max_depth: int | None = None,
+        max_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
         """Warns of providers other than the CPU's; other keywords are ignored."""
@@ -58,7 +61,11 @@ class InferenceSession(Session):
             warnings.warn(f"qrt runs on the CPU, not on {', '.join(others)}", stacklevel=2)
         if threads is None:
             threads = getattr(sess_options, "intra_op_num_threads", 0) or None
-        super().__init__(**session_arguments(path_or_bytes, threads, features, max_bytes))
+        super().__init__(
+            **session_arguments(
+                path_or_bytes, threads, features, max_bytes, max_nodes, max_depth, max_steps
+            )
+        )
         self._options = sess_options if sess_options is not None else SessionOptions()
 
     def get_session_options(self) -> Any:

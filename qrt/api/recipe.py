@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,12 +33,14 @@ class ModelRecipe:
     optimized per value.
     """
 
-    def __init__(self, loaded: Graph, features: frozenset[str]) -> None:
+    def __init__(
+        self, loaded: Graph, features: frozenset[str], fixed: Iterable[str] | None = None
+    ) -> None:
         from qrt import passes
 
         self._passes = passes
         self._features = features
-        self.fixed_inputs = frozenset(passes.specialised_inputs(loaded))
+        self.fixed_inputs = frozenset(passes.specialised_inputs(loaded) if fixed is None else fixed)
         self.graph = loaded if self.fixed_inputs else passes.optimize(loaded, features)
 
     def specialize(
@@ -50,3 +52,28 @@ class ModelRecipe:
             bound = self._passes.bind_values(graph, values)
             graph = self._passes.optimize(bound, self._features)
         return self._passes.specialize(graph, shapes)
+
+
+class OpenRecipe:
+    """A graph whose inputs have the dtypes and ranks that a run gives them.
+
+    `of` makes a recipe for some, once; they share the graph's constants.
+    """
+
+    def __init__(self, graph: Graph, features: frozenset[str], fixed: frozenset[str]) -> None:
+        self.graph = graph
+        self.fixed_inputs = fixed
+        self._features = features
+        self._closed: dict[Hashable, ModelRecipe] = {}
+
+    def of(self, arrays: Mapping[str, Array]) -> ModelRecipe:
+        """The recipe for arrays of these dtypes and ranks, by input."""
+        key = tuple((array.dtype, array.ndim) for array in arrays.values())
+        recipe = self._closed.get(key)
+        if recipe is None:
+            graph = self.graph.copy()
+            for value in graph.inputs:
+                array = arrays[value.name]
+                value.dtype, value.shape = array.dtype, (None,) * array.ndim
+            recipe = self._closed[key] = ModelRecipe(graph, self._features, self.fixed_inputs)
+        return recipe

@@ -1,31 +1,31 @@
-"""Session: a model ready to run, with a program for each set of input shapes it has seen."""
+"""Session: a model ready to run, with programs for each set of input shapes it has seen."""
 
 from __future__ import annotations
 
 import os
-import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qrt.api.arguments import Argument
-from qrt.api.explanation import Explanation, explain_program
+from qrt.api.explanation import Explanation, explain_program, explain_stages
 from qrt.api.feeds import checked_feeds
 from qrt.api.metadata import ModelMetadata
-from qrt.api.progress import ProgressLine
+from qrt.api.programs import Programs
 from qrt.api.recipe import Recipe
+from qrt.api.resources import MAX_STEPS, Resources
 from qrt.api.timing import Profile, profile_of
 from qrt.errors import InputError, QrtError
-from qrt.program import ConstantPool, build_program
+from qrt.ir import Graph
 from qrt.program.builder import Ops
-from qrt.vm import ArenaBudget, Executor, time_rows
+from qrt.vm import Executor, time_rows
+
+if TYPE_CHECKING:
+    from qrt.api.runner import GraphRunner
 
 Array = np.ndarray[Any, Any]
-
-MAX_PROGRAMS = 16  # input shapes whose programs and arenas are kept
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
@@ -35,44 +35,50 @@ class Session:
 
     def __init__(
         self,
-        recipe: Recipe,
+        model: Graph | Recipe,
         features: frozenset[str],
         *,
         threads: int = 1,
         max_bytes: int | None = None,
+        max_steps: int = MAX_STEPS,
         ops: Ops | None = None,
     ) -> None:
+        """`model`: a loaded graph, run stage by stage; or a recipe, which is one program."""
         self.features = features
         self.threads = threads
         self.max_bytes = max_bytes
-        self._recipe: Recipe | None = recipe
-        self._ops = ops
-        self._inputs = tuple(Argument.of(v) for v in recipe.graph.inputs)
-        self._outputs = tuple(Argument.of(v) for v in recipe.graph.outputs)
+        graph = model if isinstance(model, Graph) else model.graph
+        self._inputs = tuple(Argument.of(v) for v in graph.inputs)
+        self._outputs = tuple(Argument.of(v) for v in graph.outputs)
         self._output_index = {argument.name: i for i, argument in enumerate(self._outputs)}
         self._overridable = tuple(
-            Argument.of(v) for v in recipe.graph.values() if v.name in recipe.graph.overridable
+            Argument.of(v) for v in graph.values() if v.name in graph.overridable
         )
-        self._fixed = recipe.fixed_inputs
-        self._metadata = ModelMetadata(recipe.graph.name, dict(recipe.graph.opsets))
-        self._pool = ConstantPool()
-        self._budget = ArenaBudget(max_bytes)
-        self._lock = threading.Lock()
-        self._executors: OrderedDict[Hashable, Executor] = OrderedDict()
+        self._metadata = ModelMetadata(graph.name, dict(graph.opsets))
+        self._shared = Resources(features, threads, max_bytes, max_steps, ops)
+        self._runner: GraphRunner | None = None
+        self._programs: Programs | None = None  # where they are all there is to run
         self._latest: Executor | None = None  # what `run` tries first
         _sessions.add(self)
-        if not self._fixed and all(argument.is_static for argument in self._inputs):
-            self._prepare_only_program()
+        if isinstance(model, Graph):
+            from qrt.api.runner import model_runner  # imports onnx, which programs do not need
+
+            self._runner = model_runner(model, self._shared)
+            self._programs = self._runner.only_programs()
+        else:
+            self._programs = Programs(model, self._shared)
+        self._prepare()
 
     def run(
         self,
         output_names: Sequence[str] | None,
         input_feed: Mapping[str, Any],
         run_options: object = None,
-    ) -> list[Array]:
+    ) -> list[Any]:
         """Outputs (all, or those named) for `input_feed`: name to array. Options are ignored.
 
-        Raises InputError when a name, rank, shape or dtype does not fit.
+        A sequence is a list of arrays, an optional a value or None, strings an array of dtype
+        object. Raises InputError when a name, rank, shape, dtype or type does not fit.
         """
         executor = self._latest
         if executor is None or not isinstance(input_feed, dict):
@@ -123,30 +129,64 @@ class Session:
 
         Tells of the latest input shapes; before the first run unknown dimensions are taken as 1.
         """
-        executor = self._any_executor()
+        if self._programs is None:
+            assert self._runner is not None
+            return explain_stages(self._runner.plan, self._shared)
+        executor = self._any_executor(self._programs)
         return explain_program(executor.program, self.features, executor.threads)
 
     def profile(self, inputs: Mapping[str, Any] | None = None, runs: int = 20) -> Profile:
         """Time every row over `runs` runs; without `inputs`, zeros of the latest shapes."""
         if runs < 1:
             raise InputError(f"runs must be at least 1, got {runs}")
+        if self._programs is None:
+            assert self._runner is not None
+            given = list(self._guess().values()) if inputs is None else self._checked(inputs)
+            return self._runner.profile(given, runs)
         if inputs is None:
-            executor = self._any_executor()
+            executor = self._any_executor(self._programs)
             arrays = [np.zeros(shape, dtype) for _, dtype, shape in executor.expected]
         else:
-            executor, arrays = self._bind(inputs)
+            by_name = self._by_name(self._checked(inputs))
+            executor = self._programs.executor_for(by_name)
+            arrays = [by_name[name] for name, _, _ in executor.expected]
         times = time_rows(executor, arrays, runs)
         return profile_of(executor.program, times, executor.threads)
 
     @property
     def nbytes(self) -> int:
         """Bytes of constants and of all arenas now."""
-        return self._pool.nbytes + self._budget.taken
+        return self._shared.nbytes
 
-    def _run_checked(self, names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
+    def _run_checked(self, names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
         which = self._indices(names) if names else None
-        executor, arrays = self._bind(feeds)
-        return executor.run(arrays, which)
+        values = self._checked(feeds)
+        while self._programs is not None:
+            by_name = self._by_name(values)
+            try:
+                executor = self._programs.executor_for(by_name)
+            except QrtError as error:
+                self._learn(error)
+                continue
+            self._latest = self._programs.latest
+            return executor.run([by_name[name] for name, _, _ in executor.expected], which)
+        assert self._runner is not None
+        results = self._runner.run_once(values)
+        return results if which is None else [results[i] for i in which]
+
+    def _learn(self, error: QrtError) -> None:
+        """Plan again where `error` tells something new about the model; else raise it."""
+        if self._runner is None:
+            raise error
+        self._runner.learn(error)
+        self._programs = self._runner.only_programs()
+        self._latest = None
+
+    def _checked(self, feeds: Mapping[str, Any]) -> list[Any]:
+        return checked_feeds(self._inputs, feeds)
+
+    def _by_name(self, values: Sequence[Any]) -> dict[str, Any]:
+        return {a.name: value for a, value in zip(self._inputs, values, strict=True)}
 
     def _indices(self, names: Sequence[str]) -> list[int]:
         known = self._output_index
@@ -158,87 +198,48 @@ class Session:
             listed = ", ".join(map(repr, known))
             raise InputError(f"no output is called {error}; the outputs are {listed}") from None
 
-    def _bind(self, feeds: Mapping[str, Any]) -> tuple[Executor, list[Array]]:
-        """The executor for `feeds`, and its inputs in its program's order."""
-        arrays = checked_feeds(self._inputs, feeds)
-        by_name = {a.name: array for a, array in zip(self._inputs, arrays, strict=True)}
-        executor = self._executor_for(by_name)
-        return executor, [by_name[name] for name, _, _ in executor.expected]
+    def _prepare(self) -> None:
+        """Plan what needs no run to be known; where that is all, let the graph go."""
+        while True:
+            try:
+                if self._programs is None:
+                    assert self._runner is not None
+                    return self._runner.prepare()
+                static = all(argument.is_static for argument in self._inputs)
+                if static and not self._programs.fixed:
+                    shapes = {a.name: tuple(a.shape) for a in self._inputs}
+                    self._programs.prepare(shapes)  # type: ignore[arg-type]
+                    self._latest = self._programs.latest
+                    self._runner = None
+                return None
+            except QrtError as error:
+                self._learn(error)
 
-    def _executor_for(self, arrays: Mapping[str, Array]) -> Executor:
-        values = {name: arrays[name] for name in arrays if name in self._fixed}
-        shapes = {name: array.shape for name, array in arrays.items()}
-        key = (tuple(shapes.values()), tuple(v.tobytes() for v in values.values()))
-        with self._lock:
-            executor = self._executors.get(key)
-            if executor is None:
-                executor = self._build(shapes, values)
-                self._keep(key, executor)
-            self._executors.move_to_end(key)
-            if not self._fixed:
-                self._latest = executor
+    def _any_executor(self, programs: Programs) -> Executor:
+        executor = programs.any_executor()
+        if executor is not None:
             return executor
-
-    def _build(
-        self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Array]
-    ) -> Executor:
-        assert self._recipe is not None
-        graph = self._recipe.specialize(shapes, values)
-        program = build_program(
-            graph,
-            self.features,
-            self.threads,
-            self._pool,
-            ops=self._ops,
-            max_bytes=self.max_bytes,
-        )
-        return Executor(
-            program,
-            self.features,
-            threads=self.threads,
-            budget=self._budget,
-            progress=ProgressLine(),
-        )
-
-    def _keep(self, key: Hashable, executor: Executor) -> None:
-        """Add an executor; the least recently used leave when there are too many."""
-        for other in self._executors.values():
-            other.rebase()  # the new program may have added constants
-        if self.max_bytes is not None:
-            self._budget.limit = max(0, self.max_bytes - self._pool.nbytes)
-        self._executors[key] = executor
-        while len(self._executors) > MAX_PROGRAMS:
-            self._executors.popitem(last=False)
-
-    def _prepare_only_program(self) -> None:
-        """Build the one program of a model whose shapes are all known, and let the graph go."""
-        shapes = {argument.name: tuple(argument.shape) for argument in self._inputs}
-        executor = self._build(shapes, {})  # type: ignore[arg-type]
-        self._keep((tuple(shapes.values()), ()), executor)
-        self._latest = executor
-        self._pool.forget()
-        self._recipe = None
-
-    def _any_executor(self) -> Executor:
-        with self._lock:
-            if self._executors:
-                return next(reversed(self._executors.values()))
-        if self._fixed:
+        if programs.fixed:
             raise QrtError(
-                f"the program depends on the values of {sorted(self._fixed)}: run it first"
+                f"the program depends on the values of {sorted(programs.fixed)}: run it first"
             )
+        return programs.executor_for(self._guess())
+
+    def _guess(self) -> dict[str, Array]:
+        """Zeros of the declared shapes, unknown dimensions taken as 1."""
         guess: dict[str, Array] = {}
         for argument in self._inputs:
-            if argument.dims is None or argument.dtype is None:
+            if argument.dims is None or argument.dtype is None or argument.dtype.hasobject:
                 raise QrtError(f"the shape of input {argument.name!r} is unknown: run it first")
             dims = [dim if isinstance(dim, int) else 1 for dim in argument.dims]
             guess[argument.name] = np.zeros(dims, argument.dtype)
-        return self._executor_for(guess)
+        return guess
 
     def _forked(self) -> None:
         """In the child of a fork: whoever held a lock does not exist here."""
-        self._lock = threading.Lock()
-        self._budget.forked()
+        self._shared.forked()
+        if self._runner is not None:
+            self._runner.forked()
 
 
 def _after_fork() -> None:

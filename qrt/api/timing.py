@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,18 +80,30 @@ class Profile:
         )
 
 
+# a program, or the name, operator and kernel of a node by itself; int64 (runs, rows) nanoseconds
+StageTimes = tuple[Program | tuple[str, str, str], Array]
+
+
 def profile_of(program: Program, times: Array, threads: int) -> Profile:
     """The profile from `times`: int64 (runs, rows) of nanoseconds."""
-    runs = len(times)
-    medians = np.median(times, axis=0) if times.size else np.zeros(times.shape[1])
-    shortest = times.min(axis=0) if times.size else medians
-    rows = []
-    for i, node in enumerate(program.rows[:, NODE].tolist()):
-        label = program.nodes[node]
-        rows.append(
-            RowTime(
-                i, label.name, label.op, program.kernel(i).name, int(medians[i]), int(shortest[i])
-            )
-        )
-    whole = times.sum(axis=1)
+    return joined_profile([(program, times)], len(times), threads)
+
+
+def joined_profile(parts: Sequence[StageTimes], runs: int, threads: int) -> Profile:
+    """The profile of a run that consists of `parts`, one after the other."""
+    rows: list[RowTime] = []
+    whole = np.zeros(runs, np.int64)
+    for source, times in parts:
+        medians = np.median(times, axis=0) if times.size else np.zeros(times.shape[1])
+        shortest = times.min(axis=0) if times.size else medians
+        if isinstance(source, Program):
+            labels = [
+                (source.nodes[node].name, source.nodes[node].op, source.kernel(i).name)
+                for i, node in enumerate(source.rows[:, NODE].tolist())
+            ]
+        else:
+            labels = [source]
+        for label, median, least in zip(labels, medians, shortest, strict=True):
+            rows.append(RowTime(len(rows), *label, int(median), int(least)))
+        whole += times.sum(axis=1)
     return Profile(tuple(rows), runs, threads, int(np.median(whole)), int(whole.min()))

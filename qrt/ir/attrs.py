@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from qrt.errors import ModelError, UnsupportedError
-from qrt.ir.graph import Node
+from qrt.ir.graph import Graph, Node
 
 AttrValue = (
     int | float | str | list[int] | list[float] | list[str]
-    | np.ndarray[Any, Any] | list[np.ndarray[Any, Any]]
+    | np.ndarray[Any, Any] | list[np.ndarray[Any, Any]] | Graph
 )  # fmt: skip
 
 
@@ -101,6 +101,13 @@ class AttrReader:
         value = self._get(name, None)
         if not isinstance(value, np.ndarray):
             self._refuse(name, "a tensor", value)
+        return value
+
+    def graph(self, name: str) -> Graph:
+        """A subgraph, which is always required."""
+        value = self._get(name, None)
+        if not isinstance(value, Graph):
+            self._refuse(name, "a graph", value)
         return value
 
     def done(self) -> None:

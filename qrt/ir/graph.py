@@ -18,7 +18,8 @@ class Value:
 
     `shape` is the logical ONNX shape (None: rank unknown; a str or None dim is not known yet).
     `layout` is the physical order of the logical axes in memory, outermost first; None means
-    row-major. Only machine operators look at it.
+    row-major. Only machine operators look at it. `container` is ONNX's type of a value that is no
+    tensor, in ONNX Runtime's spelling ("seq(tensor(float))"); dtype and shape are None then.
     """
 
     name: str
@@ -26,6 +27,12 @@ class Value:
     shape: Shape | None = None
     data: np.ndarray[Any, Any] | None = None
     layout: tuple[int, ...] | None = None
+    container: str = ""
+
+    @property
+    def is_numeric(self) -> bool:
+        """False when it is known to be no tensor of numbers: a sequence, an optional, strings."""
+        return not self.container and not (self.dtype is not None and self.dtype.hasobject)
 
     @property
     def is_constant(self) -> bool:
@@ -62,6 +69,10 @@ class Node:
 
     `domain` is "" for ONNX, "com.microsoft", or "qrt" for machine operators; `index` is the
     position in the ONNX file that messages show (fused nodes keep the index of their root).
+
+    An attribute may be a Graph (If, Loop, Scan, SequenceMap). What its nodes read of the graph
+    around it are the last `captures` inputs of this node, and as many last inputs of that Graph, in
+    the same order.
     """
 
     op: str
@@ -78,6 +89,12 @@ class Node:
     why: str = ""
     # the ONNX operator that a machine node stands for; messages name it
     onnx_op: str = ""
+    captures: int = 0
+
+    @property
+    def subgraphs(self) -> dict[str, Graph]:
+        """The attributes that are graphs, by name."""
+        return {name: value for name, value in self.attrs.items() if isinstance(value, Graph)}
 
     @property
     def where(self) -> str:
@@ -144,8 +161,11 @@ class Graph:
 
         def twin_of(v: Value) -> Value:
             if id(v) not in twin:
-                twin[id(v)] = Value(v.name, v.dtype, v.shape, v.data, v.layout)
+                twin[id(v)] = Value(v.name, v.dtype, v.shape, v.data, v.layout, v.container)
             return twin[id(v)]
+
+        def own(attr: Any) -> Any:
+            return attr.copy() if isinstance(attr, Graph) else attr
 
         inputs = [twin_of(v) for v in self.inputs]
         nodes = [
@@ -153,7 +173,7 @@ class Graph:
                 n.op,
                 [None if v is None else twin_of(v) for v in n.inputs],
                 [twin_of(v) for v in n.outputs],
-                dict(n.attrs),
+                {name: own(attr) for name, attr in n.attrs.items()},
                 n.domain,
                 n.name,
                 n.index,
@@ -161,6 +181,7 @@ class Graph:
                 n.origin,
                 n.why,
                 n.onnx_op,
+                n.captures,
             )
             for n in self.nodes
         ]

@@ -76,7 +76,10 @@ def format_graph(graph: Graph) -> str:
     """
     lines = [f"graph '{graph.name}' ({_opsets(graph.opsets)})"]
     lines += [f"input  {typed_name(value)}" for value in graph.inputs]
-    lines += [format_node(node) for node in graph.nodes]
+    for node in graph.nodes:
+        lines.append(format_node(node))
+        for name, inner in node.subgraphs.items():
+            lines += [f"    {name}: {line}" for line in format_graph(inner).splitlines()]
     lines += [f"output {typed_name(value)}" for value in graph.outputs]
     return "\n".join(lines) + "\n"
 
@@ -100,6 +103,8 @@ def op_name(node: Node) -> str:
 
 def typed_name(value: Value) -> str:
     """x: uint8[batch, 3, ?, 224] @ 0 2 3 1 (the layout, when it is not row-major)."""
+    if value.container:
+        return f"{value.name or '-'}: {value.container}"
     layout = "" if value.layout is None else f" @ {' '.join(map(str, value.layout))}"
     return f"{value.name or '-'}: {_type(value.dtype, value.shape)}{layout}"
 
@@ -126,6 +131,8 @@ def _short(value: Any) -> str:
         if value.size <= _SHOWN:
             return f"{_short(value.tolist())} {value.dtype}"
         return _type(value.dtype, value.shape)
+    if isinstance(value, Graph):
+        return f"graph '{value.name}'"
     if isinstance(value, float):
         return f"{value:.9g}"  # nine digits tell all float32 apart
     if isinstance(value, list):

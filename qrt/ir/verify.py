@@ -37,6 +37,12 @@ def verify_graph(graph: Graph) -> None:
             _require(not written.is_constant, f"{node.where}: output {i}, {written}, is a constant")
             _require(written not in ready, f"{node.where}: output {i}, {written}, is written twice")
             ready.add(written)
+        for name, inner in node.subgraphs.items():
+            _require(
+                node.captures <= min(len(inner.inputs), len(node.inputs)),
+                f"{node.where}: {name} captures {node.captures} values, has fewer inputs",
+            )
+            verify_graph(inner)
     _require(bool(graph.outputs), "the graph has no outputs")
     for value in graph.outputs:
         _check_value(value, names, "an output")

@@ -13,6 +13,7 @@ from qrt.ir.attrs import AttrValue
 from qrt.loader.limits import Limits
 from qrt.loader.names import checked_name, required_name
 from qrt.loader.tensors import TensorReader
+from qrt.loader.types import read_container
 
 _FIELD_OF: dict[int, str] = {
     AttributeProto.FLOAT: "f",
@@ -32,12 +33,11 @@ _FIELD_OF: dict[int, str] = {
 }
 ATTRIBUTE_KINDS = tuple(_FIELD_OF)
 _UNSUPPORTED: dict[int, str] = {
-    AttributeProto.GRAPH: "subgraphs",
-    AttributeProto.GRAPHS: "subgraphs",
+    AttributeProto.GRAPH: "subgraphs that a function takes as an attribute",
+    AttributeProto.GRAPHS: "lists of subgraphs",
     AttributeProto.SPARSE_TENSOR: "sparse tensors",
     AttributeProto.SPARSE_TENSORS: "sparse tensors",
-    AttributeProto.TYPE_PROTO: "type attributes",
-    AttributeProto.TYPE_PROTOS: "type attributes",
+    AttributeProto.TYPE_PROTOS: "lists of types",
 }
 
 
@@ -135,7 +135,7 @@ def attribute_value(
     proto, kind = attribute.proto, attribute.kind
     what = f"{where}: attribute '{attribute.name}'"
     if kind in _UNSUPPORTED:
-        raise UnsupportedError(f"{what}: {_UNSUPPORTED[kind]} are not supported yet")
+        raise UnsupportedError(f"{what}: {_UNSUPPORTED[kind]} are not supported")
     field: Any = getattr(proto, _FIELD_OF[kind])
     if kind == AttributeProto.FLOAT:
         return float(field)
@@ -143,6 +143,8 @@ def attribute_value(
         return int(field)
     if kind == AttributeProto.STRING:
         return _text(field, what)
+    if kind == AttributeProto.TYPE_PROTO:
+        return read_container(field, what)
     if kind == AttributeProto.TENSOR:
         if not proto.HasField("t"):
             raise ModelError(f"{what} must be a tensor, it is empty")

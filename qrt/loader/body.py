@@ -3,71 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from onnx import FunctionProto, NodeProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
-from qrt.errors import ModelError
+from qrt.errors import ModelError, UnsupportedError
 from qrt.ir.attrs import AttrValue
 from qrt.ir.domains import ONNX_DOMAINS
-from qrt.ir.graph import Node, Value
+from qrt.ir.graph import Graph, Node, Value
 from qrt.loader.attributes import Attribute, Reference, bind_attributes, read_attributes
 from qrt.loader.constants import constant_data, refuse_sparse
+from qrt.loader.declarations import (
+    read_formals,
+    read_hints,
+    read_initializers,
+    read_output_names,
+)
 from qrt.loader.limits import Limits
 from qrt.loader.names import checked_name, required_name
 from qrt.loader.old_opsets import BASE, modern
 from qrt.loader.opsets import normal_domain, read_opsets, version_of
 from qrt.loader.order import order_nodes
 from qrt.loader.schema import check_signature
+from qrt.loader.subgraphs import Captures, Declared, InnerScope, Scope
 from qrt.loader.tensors import TensorReader
 
 _SHOWN = 64  # characters of a function's and of its inner names that inlined names keep
 
-# a value a node can read; None stands for an optional function input that the call leaves out
-Scope = dict[str, Value | None]
 FunctionKey = tuple[str, str, str]  # domain, name, overload
 
 
 @dataclass
 class Body:
-    """The nodes of one graph or function: read once, used by every call."""
+    """The nodes of one graph or function: read once, used by every call.
+
+    `subgraphs` are each node's, by attribute.
+    """
 
     protos: list[NodeProto]
     attributes: list[dict[str, Attribute | Reference]]
+    subgraphs: list[dict[str, Subgraph]]
     opsets: Mapping[str, int]
+
+    def captured(self, i: int) -> set[str]:
+        """Names that the subgraphs of node `i` read of this graph, or of those around it."""
+        return {name for sub in self.subgraphs[i].values() for name in sub.declared.free}
+
+
+@dataclass
+class Subgraph:
+    """What a subgraph declares, and its nodes."""
+
+    declared: Declared
+    body: Body
 
 
 @dataclass
 class Frame:
     """One walk through a body.
 
-    `scope` grows with every node; `results` are values of the caller that the body has to fill;
-    `bound` are the function's attributes. `index` is the top-level node (-1: this is the top).
+    `scope` grows with every node, and so does `nodes`; `results` are values of the caller that the
+    body has to fill; `hints` are claimed types; `bound` are the function's attributes. `index` is
+    the top-level node (-1: this is the top), `depth` how many functions and subgraphs are around.
     """
 
     scope: Scope
     results: Mapping[str, Value]
+    nodes: list[Node] = field(default_factory=list)
+    hints: Mapping[str, Value] = field(default_factory=dict)
     bound: Mapping[str, Attribute | None] | None = None
     calls: tuple[FunctionKey, ...] = ()
     prefix: str = ""
     index: int = -1
     origin: tuple[str, ...] = ()
+    depth: int = 0
 
 
 class BodyEmitter:
-    """Turns bodies into `nodes`, calls of model-local functions replaced by their bodies."""
+    """Turns bodies into nodes, calls of model-local functions replaced by their bodies."""
 
     def __init__(
         self,
         functions: Mapping[FunctionKey, FunctionProto],
-        hints: Mapping[str, Value],
         tensors: TensorReader,
         limits: Limits,
     ) -> None:
-        self.nodes: list[Node] = []
         self._functions = functions
         self._bodies: dict[FunctionKey, Body] = {}
-        self._hints = hints
         self._tensors = tensors
         self._limits = limits
         self._names: set[str] = set()
@@ -75,8 +97,10 @@ class BodyEmitter:
         self._operands = 0
         self._inlined = 0
 
-    def read_body(self, nodes: Sequence[NodeProto], opsets: Mapping[str, int]) -> Body:
-        """Check the names of `nodes` and sort their attributes."""
+    def read_body(
+        self, nodes: Sequence[NodeProto], opsets: Mapping[str, int], depth: int = 0
+    ) -> Body:
+        """Check the names of `nodes`, sort their attributes, read their subgraphs."""
         protos = list(nodes)
         for i, proto in enumerate(protos):
             where = _where(proto, i)
@@ -87,7 +111,15 @@ class BodyEmitter:
             read_attributes(proto.attribute, _where(proto, i), self._limits)
             for i, proto in enumerate(protos)
         ]
-        return Body(protos, attributes, opsets)
+        subgraphs = [
+            {
+                name: self._read_subgraph(attribute.proto.g, opsets, _where(protos[i], i), depth)
+                for name, attribute in found.items()
+                if isinstance(attribute, Attribute) and attribute.kind == AttributeProto.GRAPH
+            }
+            for i, found in enumerate(attributes)
+        ]
+        return Body(protos, attributes, subgraphs, opsets)
 
     def emit(self, body: Body, frame: Frame) -> None:
         """Append the nodes of `body`."""
@@ -100,7 +132,11 @@ class BodyEmitter:
         def label(i: int) -> str:
             return _where(body.protos[i], i if top else frame.index)
 
-        for i in order_nodes(body.protos, frame.scope, label):
+        local, outer = frame.scope, {}
+        if isinstance(frame.scope, InnerScope):
+            local, outer = dict(frame.scope), frame.scope.outer
+        captured = [body.captured(i) for i in range(len(body.protos))]
+        for i in order_nodes(body.protos, local, label, captured, outer):
             proto = body.protos[i]
             where = label(i)
             attributes = bind_attributes(body.attributes[i], frame.bound, where)
@@ -120,7 +156,7 @@ class BodyEmitter:
                 node = Node(
                     proto.op_type, inputs, outputs, {}, domain, name, index, version, origin
                 )
-                self._node(node, attributes, where)
+                self._node(node, attributes, where, frame, body.subgraphs[i])
             frame.scope.update((v, o) for v, o in zip(proto.output, outputs, strict=False) if v)
 
     def _count(self, body: Body, frame: Frame) -> None:
@@ -143,10 +179,10 @@ class BodyEmitter:
             return Value("")
         if name in frame.results:
             return frame.results[name]
+        hint = frame.hints.get(name) or Value("")
         if frame.index >= 0:
-            return Value(self._fresh(f"{frame.prefix}{name[:_SHOWN]}"))
-        hint = self._hints.get(name)
-        return Value(name, hint.dtype, hint.shape) if hint else Value(name)
+            name = self._fresh(f"{frame.prefix}{name[:_SHOWN]}")
+        return Value(name, hint.dtype, hint.shape, container=hint.container)
 
     def _fresh(self, name: str) -> str:
         """`name`, or with a number when it is taken."""
@@ -157,7 +193,14 @@ class BodyEmitter:
         self._names.add(unique)
         return unique
 
-    def _node(self, node: Node, attributes: Mapping[str, Attribute], where: str) -> None:
+    def _node(
+        self,
+        node: Node,
+        attributes: Mapping[str, Attribute],
+        where: str,
+        frame: Frame,
+        subgraphs: Mapping[str, Subgraph],
+    ) -> None:
         """Append one node, or fill its output when it is a Constant."""
         if node.domain in ONNX_DOMAINS:
             check_signature(
@@ -174,6 +217,7 @@ class BodyEmitter:
         attrs: dict[str, AttrValue] = {
             name: attribute.value(where, self._tensors, self._limits)
             for name, attribute in attributes.items()
+            if name not in subgraphs
         }
         if (node.op, node.domain) == ("Constant", ""):
             data = constant_data(attrs, where)
@@ -181,10 +225,80 @@ class BodyEmitter:
             out.data, out.dtype, out.shape = data, data.dtype, data.shape
             return
         node.attrs = dict(attrs)
+        captures = Captures(self._fresh)
+        graphs = {}
+        for name, subgraph in subgraphs.items():
+            graphs[name] = self._emit_subgraph(subgraph, captures, frame, node, where)
+        captures.attach(node, graphs)
         if node.domain == "" and node.version < BASE:
-            self.nodes.extend(modern(node, self._fresh))
+            frame.nodes.extend(modern(node, self._fresh))
         else:
-            self.nodes.append(node)
+            frame.nodes.append(node)
+
+    def _read_subgraph(
+        self, proto: GraphProto, opsets: Mapping[str, int], where: str, depth: int
+    ) -> Subgraph:
+        """Everything of a subgraph that does not depend on where it is emitted."""
+        self._check_depth(depth + 1, where)
+        if proto.sparse_initializer:
+            raise UnsupportedError(f"{where}: sparse initializers are not supported")
+        limits = self._limits
+        formals = read_formals(proto, limits)
+        constants = read_initializers(proto, self._tensors, limits)
+        outputs = read_output_names(proto, limits)
+        body = self.read_body(proto.node, opsets, depth + 1)
+        own = {value.name for value in formals} | set(constants)
+        own |= {name for node in body.protos for name in node.output}
+        read = {name for node in body.protos for name in node.input if name} | set(outputs)
+        read |= {name for i in range(len(body.protos)) for name in body.captured(i)}
+        name = checked_name(proto.name, f"{where}: a subgraph", limits)
+        hints = read_hints(proto, limits)
+        return Subgraph(
+            Declared(name, formals, constants, hints, outputs, frozenset(read - own)), body
+        )
+
+    def _emit_subgraph(
+        self, subgraph: Subgraph, captures: Captures, frame: Frame, node: Node, where: str
+    ) -> Graph:
+        """A Graph with values of its own; what it reads of `frame` goes to `captures`."""
+        self._check_depth(frame.depth + 1, where)
+        declared = subgraph.declared
+        scope = captures.scope(frame.scope)
+        inputs = []
+        for formal in declared.formals:
+            value = Value(
+                self._fresh(formal.name), formal.dtype, formal.shape, container=formal.container
+            )
+            scope[formal.name] = value
+            inputs.append(value)
+        for name, constant in declared.constants.items():
+            if scope.local(name):
+                continue  # an input with a default, which these operators always give
+            scope[name] = Value(self._fresh(name), constant.dtype, constant.shape, constant.data)
+        inner = Frame(
+            scope, {}, hints=declared.hints, bound=frame.bound, calls=frame.calls,
+            prefix=frame.prefix, index=node.index, origin=node.origin, depth=frame.depth + 1,
+        )  # fmt: skip
+        self.emit(subgraph.body, inner)
+        outputs: list[Value] = []
+        for name in declared.outputs:
+            if name not in scope:
+                raise ModelError(
+                    f"{where}: output '{name}' of a subgraph is a missing tensor:"
+                    " no node, input or initializer gives it"
+                )
+            given = scope[name]
+            if given is None:
+                raise ModelError(f"{where}: a subgraph returns input '{name}', which is left out")
+            outputs.append(given)
+        return Graph(inner.nodes, inputs, outputs, dict(subgraph.body.opsets), declared.name)
+
+    def _check_depth(self, depth: int, where: str) -> None:
+        if depth > self._limits.max_depth:
+            raise ModelError(
+                f"{where}: functions and subgraphs may be {self._limits.max_depth} deep"
+                " (max_depth)"
+            )
 
     def _call(
         self,
@@ -202,8 +316,7 @@ class BodyEmitter:
             loop = [*frame.calls[frame.calls.index(key) :], key]
             names = " -> ".join(f"'{name}'" for _, name, _ in loop)
             raise ModelError(f"{where}: functions call each other in a cycle: {names}")
-        if len(frame.calls) >= self._limits.max_depth:
-            raise ModelError(f"{where}: functions may be {self._limits.max_depth} calls deep")
+        self._check_depth(frame.depth + 1, where)
         function = self._functions[key]
         formals, results = list(function.input), list(function.output)
         for what, given, declared in (
@@ -223,14 +336,10 @@ class BodyEmitter:
         wanted = {name: v for name, v in zip(results, outputs, strict=False) if v.name}
         self._inlined += 1
         inner = Frame(
-            scope,
-            wanted,
-            self._bind(function, attributes, where),
-            (*frame.calls, key),
-            f"{key[1][:_SHOWN]}.{self._inlined}/",
-            index,
-            origin,
-        )
+            scope, wanted, frame.nodes, bound=self._bind(function, attributes, where),
+            calls=(*frame.calls, key), prefix=f"{key[1][:_SHOWN]}.{self._inlined}/", index=index,
+            origin=origin, depth=frame.depth + 1,
+        )  # fmt: skip
         self.emit(self._bodies[key], inner)
         for name, value in wanted.items():
             self._settle(inner, name, value, where)
@@ -270,7 +379,7 @@ class BodyEmitter:
         # any opset will do: Identity has never changed its meaning
         identity = Node("Identity", [source], [value], version=BASE, index=frame.index)
         identity.origin = frame.origin
-        self.nodes.append(identity)
+        frame.nodes.append(identity)
 
 
 def overload_of(proto: NodeProto | FunctionProto) -> str:

@@ -15,11 +15,11 @@ class Limits:
     max_tensor_nbytes: int = 2**33
     # all tensors together, unpacked to NumPy
     max_model_nbytes: int = 2**35
-    # nodes, after model-local functions are inlined
+    # nodes, those of subgraphs too, after model-local functions are inlined
     max_nodes: int = 1_000_000
     # inputs and outputs of all nodes together, after model-local functions are inlined
     max_operands: int = 16_000_000
-    # functions calling functions
+    # functions calling functions, subgraphs inside of subgraphs
     max_depth: int = 64
     # characters of one name
     max_name: int = 4096

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from onnx import NodeProto
 
@@ -13,13 +13,19 @@ _SHOWN = 6  # nodes of a cycle that a message names
 
 
 def order_nodes(
-    nodes: Sequence[NodeProto], given: Container[str], label: Callable[[int], str]
+    nodes: Sequence[NodeProto],
+    given: Container[str],
+    label: Callable[[int], str],
+    captured: Sequence[Iterable[str]] = (),
+    outer: Container[str] = (),
 ) -> list[int]:
     """Indices of `nodes` so that each comes after the producers of its inputs.
 
-    `given` are names known before any node runs; `label(i)` names node i in messages. Among the
-    possible orders it is the one closest to the file's. Raises ModelError for a value produced
-    twice, an input that nothing produces, and a cycle.
+    `given` are names known before any node runs; `label(i)` names node i in messages; `captured[i]`
+    are names that the subgraphs of node i read; `outer` are names of the graph around this one,
+    which nodes may use for results of their own. Among the possible orders it is the one closest to
+    the file's. Raises ModelError for a value produced twice, an input that nothing produces, and a
+    cycle.
     """
     producer: dict[str, int] = {}
     for i, node in enumerate(nodes):
@@ -46,11 +52,21 @@ def order_nodes(
             if not name or name in given:
                 continue
             if name not in producer:
+                if name in outer:
+                    continue
                 raise ModelError(
                     f"{label(i)}: input {position} is '{name}', a missing tensor:"
                     " no input, initializer or node gives it"
                 )
             needs.add(producer[name])
+        for name in captured[i] if captured else ():
+            if name in producer and name not in given:
+                needs.add(producer[name])
+            elif name not in given and name not in outer:
+                raise ModelError(
+                    f"{label(i)}: a subgraph reads '{name}', a missing tensor:"
+                    " no input, initializer or node gives it"
+                )
         waiting.append(needs)
         for j in needs:
             readers[j].append(i)

@@ -48,6 +48,8 @@ def check_quantization(graph: Graph) -> None:
     """
     dtypes: Dtypes = {v: v.dtype for v in graph.inputs if v.dtype is not None}
     for node in graph.nodes:
+        for inner in node.subgraphs.values():
+            check_quantization(inner)
         spec = QOPERATORS.get((node.domain, node.op))
         if spec is not None and node.domain:
             _check_inputs(node, spec)

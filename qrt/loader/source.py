@@ -88,7 +88,11 @@ def parse_model(data: bytes, what: str, limits: Limits) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
-    except DecodeError:
+    except DecodeError as error:
+        if "depth" in str(error).lower():
+            raise ModelError(
+                f"{what}: subgraphs are nested deeper than protobuf reads (about 30)"
+            ) from None
         raise ModelError(
             f"{what}: not an ONNX model, or truncated:"
             f" its {len(data)} bytes are not one protobuf message"

@@ -7,16 +7,19 @@ from onnx import TypeProto, ValueInfoProto
 
 from qrt.errors import ModelError, UnsupportedError
 from qrt.ir.graph import Dim, Shape, Value
+from qrt.ir.types import onnx_name
 from qrt.loader.limits import Limits
 from qrt.loader.names import checked_name
 from qrt.loader.tensors import element_dtype
 
 
 def read_input(info: ValueInfoProto, name: str, what: str, limits: Limits) -> Value:
-    """A graph input, which must say that it is a tensor, and of which type."""
-    refuse_non_tensor(info, what)
-    if not info.type.HasField("tensor_type"):
+    """A graph input, which must say its type: a tensor's, or a container's."""
+    kind = info.type.WhichOneof("value")
+    if kind is None:
         raise ModelError(f"{what}: must say its type, it does not")
+    if kind != "tensor_type":
+        return Value(name, container=read_container(info.type, what))
     dtype = element_dtype(info.type.tensor_type.elem_type)
     if dtype is None:
         raise ModelError(f"{what}: unknown element type {info.type.tensor_type.elem_type}")
@@ -24,18 +27,34 @@ def read_input(info: ValueInfoProto, name: str, what: str, limits: Limits) -> Va
 
 
 def read_hint(info: ValueInfoProto, what: str, limits: Limits) -> Value | None:
-    """What a value_info claims, as far as it is a tensor; unnamed."""
-    if not info.type.HasField("tensor_type"):
+    """What a value_info claims; unnamed. None when it says no type."""
+    kind = info.type.WhichOneof("value")
+    if kind is None:
         return None
+    if kind != "tensor_type":
+        return Value("", container=read_container(info.type, what))
     tensor_type = info.type.tensor_type
     return Value("", element_dtype(tensor_type.elem_type), read_shape(tensor_type, what, limits))
 
 
-def refuse_non_tensor(info: ValueInfoProto, what: str) -> None:
-    """Sequences, maps, optionals and sparse tensors are valid ONNX that is not supported."""
-    kind = info.type.WhichOneof("value")
-    if kind not in (None, "tensor_type"):
-        raise UnsupportedError(f"{what}: must be a tensor, got {kind.removesuffix('_type')}")
+def read_container(proto: TypeProto, what: str) -> str:
+    """The type of a sequence or optional in ONNX Runtime's spelling: seq(tensor(float)).
+
+    Raises UnsupportedError for maps, sparse tensors and opaque types.
+    """
+    kind = proto.WhichOneof("value")
+    if kind == "tensor_type":
+        dtype = element_dtype(proto.tensor_type.elem_type)
+        return "tensor()" if dtype is None else f"tensor({onnx_name(dtype)})"
+    if kind == "sequence_type":
+        return f"seq({read_container(proto.sequence_type.elem_type, what)})"
+    if kind == "optional_type":
+        return f"optional({read_container(proto.optional_type.elem_type, what)})"
+    if kind is None:
+        return "tensor()"
+    raise UnsupportedError(
+        f"{what}: must be a tensor, a sequence or an optional, got {kind.removesuffix('_type')}"
+    )
 
 
 def read_shape(tensor_type: TypeProto.Tensor, what: str, limits: Limits) -> Shape | None:

@@ -43,6 +43,9 @@ def make_host(node: Node, why: str) -> None:
 def infer(node: Node) -> list[Result]:
     """Shape and dtype of each output. Raises UnsupportedError when only a run could tell."""
     if node.op in DATA_DEPENDENT:
+        arrays = [None if value is None else value.data for value in node.inputs]
+        if all(v is None or v.data is not None for v in node.inputs):
+            return [(array.shape, array.dtype) for array in _evaluated(node, arrays)]
         raise UnsupportedError("the shape of its output depends on the elements of its inputs")
     results = [None] if node.op in MISJUDGED else inferred(node)
     known = [result for result in results if result is not None]

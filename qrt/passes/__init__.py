@@ -22,9 +22,19 @@ from qrt.passes.reshapes import merge_reshapes
 from qrt.passes.shapes import bind_shapes
 from qrt.passes.signed_codes import quantize_signed
 from qrt.passes.sink_copies import sink_copies
+from qrt.passes.stages import (
+    Learned,
+    SingleNode,
+    TensorStage,
+    plan_stages,
+    prepare_stages,
+)
 from qrt.passes.values import specialised_inputs
 
-__all__ = ["bind_values", "optimize", "specialised_inputs", "specialize"]
+__all__ = [
+    "Learned", "SingleNode", "TensorStage", "bind_values", "optimize", "plan_stages",
+    "prepare_stages", "specialised_inputs", "specialize",
+]  # fmt: skip
 
 Pass = Callable[[Graph], Graph]
 

@@ -20,6 +20,14 @@ from qrt.passes.resolve import resolve
 from qrt.quant.affine import Array
 
 
+class OpenShapeError(UnsupportedError):
+    """Only a run can tell the shape of a node's outputs; `output` is the name of one of them."""
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
+
+
 def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     """Every value of the graph gets a static shape and a dtype; `graph` is changed."""
     for value in graph.inputs:
@@ -87,7 +95,10 @@ def _hosted(node: Node, refusal: UnsupportedError) -> tuple[list[Result], list[A
         results = host.infer(node)
         arrays = host.folded(node, results)
     except UnsupportedError as error:
-        raise UnsupportedError(f"{node.where}: is not supported: {refusal}; {error}") from error
+        names = [value.name for value in node.outputs if value.name]
+        raise OpenShapeError(
+            f"{node.where}: is not supported: {refusal}; {error}", names[0] if names else ""
+        ) from error
     except QrtError as error:
         at_node(error, node.where)
     host.make_host(node, str(refusal))

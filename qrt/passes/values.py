@@ -6,7 +6,10 @@ tests do) has one program per value; the session binds them with `bind_values`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from qrt.ir import Graph, Node, Value
+from qrt.ops.host import RANDOM
 
 # (domain, op) -> input positions whose elements shape the program
 POSITIONS: dict[tuple[str, str], tuple[int, ...]] = {
@@ -69,24 +72,98 @@ POSITIONS: dict[tuple[str, str], tuple[int, ...]] = {
     ("com.microsoft", "QLinearWhere"): (2, 3, 5, 6, 7, 8),
     ("com.microsoft", "QuantizeLinear"): (1, 2),
 }
+# (domain, op) -> input positions whose elements decide the shape of an output
+SHAPED: dict[tuple[str, str], tuple[int, ...]] = {
+    ("", "AffineGrid"): (1,),
+    ("", "BlackmanWindow"): (0,),
+    ("", "CenterCropPad"): (1,),
+    ("", "Col2Im"): (1, 2),
+    ("", "ConstantOfShape"): (0,),
+    ("", "DFT"): (1,),
+    ("", "Expand"): (1,),
+    ("", "HammingWindow"): (0,),
+    ("", "HannWindow"): (0,),
+    ("", "MaxUnpool"): (2,),
+    ("", "MelWeightMatrix"): (0, 1),
+    ("", "OneHot"): (1,),
+    ("", "Pad"): (1, 3),
+    ("", "Range"): (0, 1, 2),
+    **{key: positions for key, positions in POSITIONS.items() if key[1].startswith("Reduce")},
+    ("", "Reshape"): (1,),
+    ("", "Resize"): (2, 3),
+    ("", "STFT"): (1, 3),
+    ("", "Slice"): (1, 2, 3, 4),
+    ("", "Split"): (1,),
+    ("", "Squeeze"): (1,),
+    ("", "Tile"): (1,),
+    ("", "TopK"): (1,),
+    ("", "Unsqueeze"): (1,),
+    ("", "Upsample"): (1,),
+}
 OPEN = ("Shape", "Size")  # of the elements of their input they read none
+# what parameters are computed with; a program per value of their inputs is as good as one per value
+ARITHMETIC = (
+    "Add", "Cast", "Ceil", "Concat", "DequantizeLinear", "Div", "Floor", "Gather", "Identity",
+    "Max", "Min", "Mod", "Mul", "Neg", "QuantizeLinear", "Reshape", "Slice", "Squeeze", "Sub",
+    "Transpose", "Unsqueeze",
+)  # fmt: skip
+
+Roots = dict[Value, frozenset[Value]]
+NONE: frozenset[Value] = frozenset()
+
+
+def parameters(graph: Graph, inputs: Iterable[Value]) -> Roots:
+    """The values that may be part of a program, each with those of `inputs` that it is made of.
+
+    A value made of constants and of shapes alone has none, whatever makes it. The others are
+    `inputs` and what ARITHMETIC makes of them.
+    """
+    roots: Roots = {value: frozenset((value,)) for value in inputs if value.is_numeric}
+    for node in graph.nodes:
+        made = _roots(node, roots)
+        if made is not None:
+            roots.update(dict.fromkeys(node.outputs, made))
+    return roots
+
+
+def _roots(node: Node, roots: Roots) -> frozenset[Value] | None:
+    if node.domain == "" and node.op in OPEN:
+        return NONE if node.required(0).is_numeric else None
+    if node.op in RANDOM or node.subgraphs:
+        return None
+    made = NONE
+    for value in node.inputs:
+        if value is None or value.is_constant:
+            continue
+        found = roots.get(value)
+        if found is None:
+            return None
+        made |= found
+    return made if not made or node.op in ARITHMETIC else None
 
 
 def specialised_inputs(graph: Graph) -> set[str]:
-    """Names of the inputs whose elements a program must know, directly or through other nodes."""
-    producers = graph.producers()
-    inputs = set(graph.inputs)
-    wanted = [v for node in graph.nodes for v in _wanted(node) if v is not None]
-    seen: set[Value] = set()
-    while wanted:
-        value = wanted.pop()
-        if value in seen:
-            continue
-        seen.add(value)
-        node = producers.get(value)
-        if node is not None and node.op not in OPEN:
-            wanted.extend(v for v in node.inputs if v is not None)
-    return {v.name for v in seen & inputs}
+    """Names of the inputs whose elements a program must know, directly or through ARITHMETIC."""
+    return wanted_inputs(graph, parameters(graph, graph.inputs))
+
+
+def wanted_inputs(graph: Graph, roots: Roots) -> set[str]:
+    """Names of the inputs that `roots` says are in values which a program needs to know."""
+    names: set[str] = set()
+    for node in graph.nodes:
+        for value in _wanted(node):
+            if value is not None:
+                names.update(root.name for root in roots.get(value, ()))
+    return names
+
+
+def open_shape(node: Node, roots: Roots) -> Value | None:
+    """An input that decides the shape of an output, and that no program can know; or None."""
+    for i in SHAPED.get((node.domain, node.op), ()):
+        value = node.input(i)
+        if value is not None and not value.is_constant and value not in roots:
+            return value
+    return None
 
 
 def _wanted(node: Node) -> list[Value | None]:

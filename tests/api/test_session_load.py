@@ -66,7 +66,7 @@ def test_any_batch_the_model_leaves_open() -> None:
 
 def test_static_models_run_from_their_only_program() -> None:
     session = qrt.load(model((2, 4)))
-    assert session._recipe is None
+    assert session._programs._recipe is None
     np.testing.assert_array_equal(session(X), quantized(X))
     with pytest.raises(qrt.InputError, match="dimension 0 must be 2, got 1"):
         session(X[:1])
@@ -76,7 +76,7 @@ def test_a_scale_that_is_an_input_is_part_of_the_program() -> None:
     session = qrt.load(model(scale_is_input=True))
     for scale in (np.float32(0.5), np.float32(2), np.float32(0.5)):
         np.testing.assert_array_equal(session(X, scale), quantized(X, scale))
-    assert len(session._executors) == 2
+    assert len(session._programs._executors) == 2
     with pytest.raises(qrt.QrtError, match="scale"):
         session(X, np.float32(0))
 

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from qrt.api import session as session_module
+from qrt.api import programs as programs_module
 from qrt.errors import InputError, MemoryLimitError, QrtError
 from qrt.ir import Graph
 from tests.machine.graphs import constant, node, rotated, rotating_chain, tensor
@@ -77,7 +77,7 @@ def test_bad_feeds_after_a_good_run() -> None:
 def test_static_models_are_built_at_load_and_let_their_graph_go() -> None:
     recipe = sum_recipe((2,), (2,))
     session = session_of(recipe)
-    assert recipe.calls == 1 and session._recipe is None
+    assert recipe.calls == 1 and session._programs._recipe is None
     session(f32(1, 2), f32(1, 2))
     assert recipe.calls == 1
 
@@ -94,13 +94,13 @@ def test_symbolic_shapes_make_programs_once_each() -> None:
 
 
 def test_the_least_recent_shapes_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MAX_PROGRAMS", 2)
+    monkeypatch.setattr(programs_module, "MAX_PROGRAMS", 2)
     recipe = sum_recipe(("N",), ("N",))
     session = session_of(recipe)
     for n in (1, 2, 1, 3, 1, 2):  # 2 leaves when 3 comes
         x = np.ones(n, np.float32)
         session(x, x)
-    assert recipe.calls == 4 and len(session._executors) == 2
+    assert recipe.calls == 4 and len(session._programs._executors) == 2
 
 
 def test_values_that_are_part_of_the_program() -> None:
@@ -177,7 +177,7 @@ def test_a_forked_child_can_build_while_the_parent_holds_the_lock() -> None:
     session = session_of(sum_recipe(("N",), ("N",)))
     x = np.ones(3, np.float32)
     session(x, x)
-    with session._lock:
+    with session._shared.lock:
         pid = os.fork()
         if pid == 0:
             import signal

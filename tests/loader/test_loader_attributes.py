@@ -10,6 +10,7 @@ import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from qrt.errors import ModelError, QrtError, UnsupportedError
+from qrt.ir.verify import verify_graph
 from qrt.loader import Limits, load_graph
 from tests.loader.models import f32, make_model, node, scalar, tensor_info
 
@@ -75,9 +76,11 @@ BAD: dict[str, tuple[dict[str, Any], type[QrtError], str]] = {
         {"name": "a", "type": 4, "t": OUTSIDE},
         ModelError, "another file",
     ),
-    "graph": ({"name": "a", "type": 5, "g": onnx.GraphProto()}, UnsupportedError, "subgraphs"),
+    "graphs": (
+        {"name": "a", "type": 10, "graphs": [onnx.GraphProto()]}, UnsupportedError, "subgraphs"
+    ),
     "sparse": ({"name": "a", "type": 11}, UnsupportedError, "sparse"),
-    "type": ({"name": "a", "type": 13}, UnsupportedError, "type attributes"),
+    "types": ({"name": "a", "type": 14}, UnsupportedError, "lists of types"),
 }  # fmt: skip
 
 
@@ -169,18 +172,58 @@ def test_a_constant_may_be_an_output() -> None:
     assert graph.nodes == [] and graph.outputs[0].data == 7
 
 
-@pytest.mark.parametrize("op", ["If", "Loop", "Scan"])
-def test_subgraphs_are_refused_by_name(op: str) -> None:
-    body = helper.make_graph([node("Identity", "x", "z")], "b", [], [tensor_info("z")])
-    by_op: dict[str, dict[str, Any]] = {
-        "If": {"then_branch": body, "else_branch": body},
-        "Loop": {"body": body},
-        "Scan": {"body": body, "num_scan_inputs": 1},
-    }
-    inputs = {"If": "c", "Loop": "- c x", "Scan": "x"}[op]
+def test_subgraphs_name_what_they_capture() -> None:
+    then = helper.make_graph(
+        [node("Add", "x w", "s"), node("Relu", "s", "z")], "t", [], [tensor_info("z")]
+    )
+    inner = helper.make_graph([node("Neg", "x", "n")], "i", [], [tensor_info("n")])
+    other = helper.make_graph(
+        [node("If", "c", "z", then_branch=inner, else_branch=inner)], "e", [], [tensor_info("z")]
+    )
     model = make_model(
-        [node(op, inputs, "y", name="sub", **by_op[op])],
+        [node("If", "c", "y", name="sub", then_branch=then, else_branch=other)],
+        inputs=["x", tensor_info("c", (), TensorProto.BOOL)],
+        constants={"w": f32(1)},
+    )
+    graph = load_graph(model)
+    verify_graph(graph)
+    (branch,) = graph.nodes
+    assert branch.inputs[0] in graph.inputs and branch.captures == 2
+    assert {v.name for v in branch.inputs[1:] if v} == {"x", "c"}
+    # a constant is not captured: each subgraph has it
+    first = branch.attrs["then_branch"]
+    assert [n.op for n in first.nodes] == ["Add", "Relu"] and first.nodes[0].inputs[1].is_constant
+    (nested,) = branch.attrs["else_branch"].nodes
+    assert nested.captures == 1 and set(nested.inputs) == set(branch.attrs["else_branch"].inputs)
+    names = [v.name for g in (graph, first, branch.attrs["else_branch"]) for v in g.values()]
+    assert len(names) == len(set(names)), "names are those of one value in the whole model"
+
+
+def test_nodes_wait_for_what_their_subgraphs_capture() -> None:
+    body = helper.make_graph([node("Relu", "late", "z")], "b", [], [tensor_info("z")])
+    model = make_model(
+        [node("If", "c", "y", then_branch=body, else_branch=body), node("Neg", "x", "late")],
         inputs=["x", tensor_info("c", (), TensorProto.BOOL)],
     )
-    with pytest.raises(UnsupportedError, match=f"{op} 'sub'.*: subgraphs are not supported"):
+    assert [n.op for n in load_graph(model).nodes] == ["Neg", "If"]
+    model.graph.node[1].output[0] = "other"
+    with pytest.raises(ModelError, match="a subgraph reads 'late', a missing tensor"):
         load_graph(model)
+
+
+@pytest.mark.parametrize("depth", [5, 20])
+def test_depth_of_subgraphs_is_bounded(depth: int) -> None:
+    body = helper.make_graph([node("Relu", "x", "z")], "b", [], [tensor_info("z")])
+    for _ in range(depth - 1):
+        deeper = node("If", "c", "z", then_branch=body, else_branch=body)
+        body = helper.make_graph([deeper], "b", [], [tensor_info("z")])
+        if body.ByteSize() > 2**16:
+            break
+    model = make_model(
+        [node("If", "c", "y", then_branch=body, else_branch=body)],
+        inputs=["x", tensor_info("c", (), TensorProto.BOOL)],
+    )
+    with pytest.raises(ModelError, match=r"may be 4 deep \(max_depth\)"):
+        load_graph(model, Limits(max_depth=4))
+    with pytest.raises(ModelError, match="may have 3 nodes"):
+        load_graph(model, Limits(max_nodes=3))

@@ -194,7 +194,7 @@ def test_depth_and_growth_are_bounded() -> None:
     # 2**60 nodes if nobody counted
     with pytest.raises(ModelError, match=r"may have 5000 nodes.*inside function"):
         load_graph(model, Limits(max_nodes=5000))
-    with pytest.raises(ModelError, match="may be 8 calls deep"):
+    with pytest.raises(ModelError, match="may be 8 deep"):
         load_graph(model, Limits(max_depth=8))
 
 

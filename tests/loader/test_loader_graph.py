@@ -193,13 +193,17 @@ def test_inputs_and_constants_may_be_outputs() -> None:
     verify_graph(graph)
 
 
-def test_inputs_and_outputs_must_be_tensors() -> None:
+def test_inputs_must_be_tensors_sequences_or_optionals() -> None:
     sequence = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
-    with pytest.raises(UnsupportedError, match="input 'x': must be a tensor, got sequence"):
-        load_graph(make_model([node("Identity", "x", "y")], inputs=[sequence]))
-    sequence.name = "y"
-    with pytest.raises(UnsupportedError, match="output 'y': must be a tensor, got sequence"):
-        load_graph(make_model([node("Identity", "x", "y")], outputs=[sequence]))
+    graph = load_graph(make_model([node("Identity", "x", "y")], inputs=[sequence]))
+    assert graph.inputs[0].container == "seq(tensor(float))" and graph.inputs[0].dtype is None
+    wrapped = helper.make_value_info("x", helper.make_optional_type_proto(sequence.type))
+    graph = load_graph(make_model([node("Identity", "x", "y")], inputs=[wrapped]))
+    assert graph.inputs[0].container == "optional(seq(tensor(float)))"
+    element = helper.make_tensor_type_proto(TensorProto.INT64, None)
+    table = helper.make_value_info("x", helper.make_map_type_proto(TensorProto.INT64, element))
+    with pytest.raises(UnsupportedError, match=r"input 'x': must be a tensor, .* got map"):
+        load_graph(make_model([node("Identity", "x", "y")], inputs=[table]))
     with pytest.raises(ModelError, match="input 'x': must say its type"):
         load_graph(make_model([node("Relu", "x", "y")], inputs=[onnx.ValueInfoProto(name="x")]))
     for kind in (0, 77):

@@ -10,19 +10,12 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from qrt.errors import UnsupportedError
 from qrt.ir.text import format_graph, summarize_graph
 from qrt.ir.verify import verify_graph
 from qrt.loader import load_graph
 
-SUBGRAPHS = ("hey_jarvis_dyn", "silero_vad_fp32")  # they use If
-
 
 def test_loads(shared_model: Path) -> None:
-    if shared_model.stem in SUBGRAPHS:
-        with pytest.raises(UnsupportedError, match=r"If .*subgraphs are not supported"):
-            load_graph(shared_model)
-        return
     graph = load_graph(shared_model)
     verify_graph(graph)
     model = onnx.load(shared_model)
@@ -45,9 +38,11 @@ def test_loads(shared_model: Path) -> None:
             assert value.data.tobytes() == want.tobytes()
     for node in graph.nodes:
         protos = model.graph.node[node.index].attribute
-        assert [node.attrs[a.name] for a in protos if not a.HasField("t")] == [
-            text_of(helper.get_attribute_value(a)) for a in protos if not a.HasField("t")
+        plain = [a for a in protos if not a.HasField("t") and not a.HasField("g")]
+        assert [node.attrs[a.name] for a in plain] == [
+            text_of(helper.get_attribute_value(a)) for a in plain
         ]
+        assert set(node.subgraphs) == {a.name for a in protos if a.HasField("g")}
     assert len(format_graph(graph).splitlines()) > len(graph.nodes)
     assert summarize_graph(graph).nodes == len(graph.nodes)
 
@@ -60,8 +55,6 @@ def text_of(value: Any) -> Any:
 
 
 def test_inputs_fit_what_came_with_the_model(shared_model: Path) -> None:
-    if shared_model.stem in SUBGRAPHS:
-        pytest.skip("uses If")
     graph = load_graph(shared_model)
     arrays = np.load(shared_model.with_suffix(".npz"))
     for value in graph.inputs:

@@ -60,7 +60,7 @@ def load(what: str) -> Program:
         return build_program(graph, active_features(), ops=OPS)
     session = qrt.load(what)
     session.explain()
-    return next(iter(session._executors.values())).program
+    return next(iter(session._programs._executors.values())).program
 
 
 def corrupted(program: Program, rng: np.random.Generator) -> tuple[Program, str]:
