@@ -5,13 +5,15 @@
 
 Networks are the published ones (sources at each function), quantized as onnxruntime's static
 quantizer does it in QDQ format: uint8 activations, int8 weights per channel; `_dynamic` ones as its
-dynamic quantizer does it, weights per tensor. The same seed gives the same model. Weights mean
-nothing; shapes, scales and value ranges are what counts.
+dynamic quantizer does it, weights per tensor. MiniLM's names end with the number of tokens. The
+same seed gives the same model. Weights mean nothing; shapes, scales and value ranges are what
+counts.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs as a script
 
-from bench import zoo_recurrent
+from bench import zoo_recurrent, zoo_transformer
 from bench.zoo_builder import QdqBuilder, Tensor, checked_model
 from bench.zoo_dynamic import as_dynamic
 
+# of the one input (float32, named "input") of a network for images or sounds
 INPUT_SHAPES: dict[str, tuple[int, ...]] = {
     "resnet50": (1, 3, 224, 224),
     "resnet18": (1, 3, 224, 224),
@@ -48,9 +51,12 @@ def build(name: str) -> ModelProto:
     return ZOO[name]()
 
 
-def input_shape(name: str) -> tuple[int, ...]:
-    """Return the shape of the one input (float32, named "input") of the zoo model `name`."""
-    return INPUT_SHAPES[name]
+def input_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the inputs by name."""
+    return {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in model.graph.input
+    }
 
 
 def macs(model: ModelProto) -> int | None:
@@ -225,6 +231,11 @@ ZOO: dict[str, Callable[[], ModelProto]] = {
     "yolo_like_dynamic": lambda: as_dynamic(yolo_like(per_tensor=True), "u8"),
     "lstm_dynamic": zoo_recurrent.lstm_dynamic,
     "gru": zoo_recurrent.gru,
+    **{
+        f"minilm_{form}_{sequence}": partial(zoo_transformer.minilm, form, sequence)
+        for form in ("qdq", "dynamic")
+        for sequence in (16, 128, 256)
+    },
 }
 
 
@@ -236,8 +247,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.name is None:
         for name in ZOO:
-            million = (macs(build(name)) or 0) / 1e6
-            print(f"{name:24} {'x'.join(map(str, input_shape(name))):12} {million:10.3f} MMAC")
+            model = build(name)
+            million = (macs(model) or 0) / 1e6
+            shape = "x".join(map(str, next(iter(input_shapes(model).values()))))
+            print(f"{name:24} {shape:12} {million:10.3f} MMAC")
         return 0
     path = args.output or Path(f"{args.name}.onnx")
     path.write_bytes(build(args.name).SerializeToString())

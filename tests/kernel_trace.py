@@ -163,9 +163,15 @@ class _Rebuilder:
             return self.function(declared.fn)
         if name == "widen_pieces":
             return _widen(trace)
+        if name in ("pack_quad_rows", "pack_quad_columns"):
+            return _quad(trace)
         made = _enclosed(declared.fn)
         if name.startswith("tiles_nbits"):
             return _nbits_tile(trace, made["tile"])
+        if "lane" in made:
+            return _vector(trace, name, made["lane"], made.get("count", 16))
+        if "build" in made:
+            return lambda value: 0
         if "heights" in made:
             return _tile(trace, made["family"], made["heights"], made["widths"], made["epilogue"])
         if made.get("kind") == "interleave":
@@ -179,6 +185,31 @@ class _Rebuilder:
         if made.get("kind") == "tile":
             return _depthwise_tile(trace, made["family"], made["lanes"], made["pixels"])
         raise NotImplementedError(f"the trace does not know the intrinsic {name}")
+
+
+def _vector(trace: Trace, name: str, lane: str, count: int) -> Any:
+    """An intrinsic of `qrt.simd.vectors`: loads and stores are recorded, values are 0."""
+    nbytes = int(lane[1:]) // 8 * count
+    memory = name.partition("_")[0]
+
+    def run(*args: int) -> int:
+        if memory in ("load", "store"):
+            trace.touch(args[0], nbytes, writes=memory == "store")
+        return 0
+
+    return run
+
+
+def _quad(trace: Trace) -> Any:
+    """The intrinsics of `qrt.simd.quads`."""
+
+    def run(source: int, step: int, target: int, sums: int) -> int:
+        for i in range(4):
+            trace.touch(source + i * step, 4)
+        trace.touch(target, 16, writes=True)
+        return 0
+
+    return run
 
 
 def _ramp(trace: Trace, address: int, start: int, step: int) -> int:

@@ -26,8 +26,9 @@ def row_of(tile: TileSpec, k: int, n: int) -> dict[str, int]:
     """A row for w (k, n), operands left open."""
     return {
         **dict.fromkeys(OPERANDS, 0),
-        "k": k, "n": n, "padded": padded_columns(n, tile), "nr": tile.nr, "lanes": tile.lanes,
-        "kr": tile.kr, "x_offset": tile.x_offset, "pairs": int(tile.pairs),
+        "k": k, "n": n, "k_step": n, "n_step": 1, "padded": padded_columns(n, tile),
+        "nr": tile.nr, "lanes": tile.lanes, "kr": tile.kr,
+        "x_offset": tile.x_offset, "pairs": int(tile.pairs),
         "octets": int(tile.octets),
     }  # fmt: skip
 
@@ -38,7 +39,8 @@ def test_same_bytes(tile: TileSpec, epilogue: str) -> None:
     tally = Tally(f"gemm_pack_s8 for {tile.kernel_name(epilogue)}", seed=901)
     rng = np.random.default_rng(tally.seed)
     ns = (1, 3, tile.nr - 1, tile.nr, tile.nr + 1, 2 * tile.nr + 17)
-    for k, n, threads in combinations((0, 1, 3, 4, 5, 33), ns, (1, 2, 3)):
+    sizes = combinations((0, 1, 3, 4, 5, 33), ns, (1, 2, 3))
+    for (k, n, threads), transposed in combinations(sizes, (False, True)):
         w = np.arange(k * n).astype(np.uint8).view(np.int8).reshape(k, n)
         if (k + n) % 3 == 0:
             w = rng.choice(np.array([-128, 127], np.int8), (k, n))
@@ -53,7 +55,9 @@ def test_same_bytes(tile: TileSpec, epilogue: str) -> None:
         panels_nbytes = padded_columns(n, tile) * -(-k // tile.kr) * 4
         panels, columns = bench.scratch(panels_nbytes), bench.scratch(16 * padded_columns(n, tile))
         source = bench.operand(Value("w", w.dtype, w.shape))
-        fields = row_of(tile, k, n) | {
+        steps = {"k_step": 1, "n_step": k} if transposed else {}
+        stored = np.ascontiguousarray(w.T if transposed else w).reshape(-1).view(np.uint8)
+        fields = row_of(tile, k, n) | steps | {
             "w": source,
             "panels": panels,
             "columns": columns,
@@ -69,7 +73,7 @@ def test_same_bytes(tile: TileSpec, epilogue: str) -> None:
         bench.check_extents()
         arena = aligned_bytes(bench.arena_nbytes)
         arena[:] = rng.integers(0, 256, arena.size, dtype=np.uint8)
-        arena[source.offset : source.offset + w.size] = w.reshape(-1).view(np.uint8)
+        arena[source.offset : source.offset + w.size] = stored
         before = arena.copy()
         run_rows(bench, arena, np.frombuffer(bytes(bench.constants), np.uint8), threads)
 
@@ -84,7 +88,7 @@ def test_same_bytes(tile: TileSpec, epilogue: str) -> None:
                 n, tile, epilogue, corrected, multiplier * x_scale, zeros, float_bias
             ),
         }
-        case = f"k {k} n {n}, {threads} threads"
+        case = f"k {k} n {n}{' transposed' * transposed}, {threads} threads"
         for start, want in wants.items():
             tally.compare(case, arena[start : start + want.size], want, (pack_kernel.name,))
             before[start : start + want.size] = want

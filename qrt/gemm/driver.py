@@ -28,6 +28,7 @@ from qrt.gemm.widen import widen_rows, words_nbytes
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.simd.memory import as_i32, as_i64, as_u8, operand, put_ramp
 from qrt.simd.scalar import share
+from qrt.simd.vectors import add_i32x16, load_u8_as_i32x16, splat_i32x16, sum_lanes_i32x16
 
 FIELDS = (
     "x",
@@ -299,6 +300,21 @@ FLOAT_PRODUCTS: dict[TileSpec, Any] = {
 }
 
 
+@helper
+def sum_bytes(x, n):  # type: ignore[no-untyped-def]
+    """The sum of n < 2**23 bytes."""
+    lanes = splat_i32x16(np.int32(0))
+    i = 0
+    while i + 16 <= n:
+        lanes = add_i32x16(lanes, load_u8_as_i32x16(x + i))
+        i += 16
+    total = sum_lanes_i32x16(lanes)
+    while i < n:
+        total += np.int32(as_u8(x)[i])
+        i += 1
+    return total
+
+
 def row_sums_extents(row: Mapping[str, int]) -> list[Extent]:
     """Extents of the row sums: x as the product reads it, int32 (groups, m) in y."""
     check_geometry(row)
@@ -327,7 +343,11 @@ def row_sums_kernel(row, arena, constants, thread, threads):  # type: ignore[no-
         x = operand(row, X, arena, constants) + group * row[X_GROUP]
         y = as_i32(operand(row, Y, arena, constants) + group * m_total * 4)
         image, oy, ox = place(row, start)
+        dense = is_dense(row)
         for m in range(start, stop):
+            if dense:
+                y[m] = sum_bytes(x + m * row[X_PIXEL], channels)
+                continue
             rows = fill_rows(row, x, pad, work, 1, 1, image, oy, ox)
             image, oy, ox = advance(row, 1, image, oy, ox)
             total = 0

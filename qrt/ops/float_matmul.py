@@ -23,8 +23,9 @@ from qrt.ops.float_products import (
     lower_computed_float_product,
     lower_float_product,
 )
+from qrt.ops.matrices import stack
 from qrt.ops.movement import emit_move
-from qrt.ops.nests import collapse, element_strides, reach
+from qrt.ops.nests import reach
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 from qrt.simd.memory import as_f32, operand, row_f32
 from qrt.simd.scalar import share
@@ -53,31 +54,21 @@ def lower_matmul(node: Node, program: Lowering) -> None:
     _check_dtypes(node, (a, b))
     if math.prod(y.static_shape) == 0:
         return
-    a_shape, b_shape = a.static_shape, b.static_shape
-    batch = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
-    m = a_shape[-2] if len(a_shape) > 1 else 1
-    n = b_shape[-1] if len(b_shape) > 1 else 1
-    k = a_shape[-1]
-    nest = collapse(batch, _batch_strides(a, batch), _batch_strides(b, batch))
-    *outer, groups = nest.sizes or (1,)
-    a_steps, b_steps = (s or (0,) for s in nest.strides)
-    if b_steps[-1] == 0 and a_steps[-1] == m * k:
-        # one matrix: the rows of all groups are one product
-        m, groups = m * groups, 1
-    for number, index in enumerate(np.ndindex(*outer)):
-        # a product per outer index; the innermost axis of the batch is the groups of one
-        a_at, b_at = (
-            sum(i * s for i, s in zip(index, steps, strict=False)) for steps in (a_steps, b_steps)
-        )
+    size = stack(a, b, y)
+    for job in size.jobs:
+        # a product per job; the groups of one are the innermost axis of the batch
+        a_at, b_at, y_at = job.at
+        a_group, b_group, y_group = job.steps
         _emit(
             program,
-            _Matrices(m, n, k, groups, a_steps[-1], (b_steps[-1], n, 1)),
+            _Matrices(size.m, size.n, size.k, job.groups, (a_group, size.x_row),
+                      (b_group, size.w_k, size.w_n), (y_group, size.y_row)),
             program.operand(a).at(a_at * ITEMSIZE),
             b,
             b_at,
-            program.operand(y).at(number * groups * m * n * ITEMSIZE),
-            np.full(n, NO_BIAS),
-        )
+            program.operand(y).at(y_at * ITEMSIZE),
+            np.full(size.n, NO_BIAS),
+        )  # fmt: skip
 
 
 def parse_gemm(node: Node) -> tuple[float, float, bool, bool]:
@@ -136,7 +127,7 @@ def lower_gemm(node: Node, program: Lowering) -> None:
     if in_columns:
         assert c is not None and c.data is not None
         bias = np.broadcast_to(np.float32(beta) * c.data.reshape(-1), n)
-    matrices = _Matrices(m, n, k, 1, 0, (0, 1, k) if trans_b else (0, n, 1))
+    matrices = _Matrices(m, n, k, 1, (0, k), (0, 1, k) if trans_b else (0, n, 1), (0, n))
     _emit(program, matrices, source, b, 0, y, bias, alpha)
     if c is not None and not in_columns:
         program.emit(
@@ -153,14 +144,15 @@ def lower_gemm(node: Node, program: Lowering) -> None:
 
 @dataclass(frozen=True)
 class _Matrices:
-    """Sizes of `groups` products; a is contiguous, steps of groups and of b count elements."""
+    """Sizes of `groups` products; steps count elements."""
 
     m: int
     n: int
     k: int
     groups: int
-    a_group: int
+    a_steps: tuple[int, int]  # from group to group, row to row
     b_steps: tuple[int, int, int]  # from group to group, k to k, column to column
+    y_steps: tuple[int, int]
 
 
 def _emit(
@@ -179,13 +171,13 @@ def _emit(
         "pad_w": 0,
         "width": size.m,
         "out_width": size.m,
-        "x_pixel": size.k * ITEMSIZE,
+        "x_pixel": size.a_steps[1] * ITEMSIZE,
         "x_row": 0,
         "x_image": 0,
-        "x_group": size.a_group * ITEMSIZE,
+        "x_group": size.a_steps[0] * ITEMSIZE,
         "channels": size.k * ITEMSIZE,
-        "y_pixel": size.n * ITEMSIZE,
-        "y_group": size.m * size.n * ITEMSIZE,
+        "y_pixel": size.y_steps[1] * ITEMSIZE,
+        "y_group": size.y_steps[0] * ITEMSIZE,
     }
     steps, shape = size.b_steps, (size.groups, 1, size.k, size.n)
     if b.data is None:
@@ -209,15 +201,6 @@ def _check_dtypes(node: Node, values: Sequence[Value]) -> None:
     for value in values:
         if value.dtype != np.float32:
             raise UnsupportedError(f"{node.op} of {value.dtype} is not supported, only float32")
-
-
-def _batch_strides(value: Value, batch: tuple[int, ...]) -> tuple[int, ...]:
-    """Element strides of the batch axes, 0 where they repeat."""
-    own, strides = value.static_shape[:-2], element_strides(value)
-    lead = len(batch) - len(own)
-    return (0,) * lead + tuple(
-        0 if size == 1 else stride for size, stride in zip(own, strides, strict=False)
-    )
 
 
 ADD_FIELDS = ("y", "c", "m", "n", "c_row", "c_step", "beta")
@@ -250,5 +233,5 @@ def add_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyp
     return 0
 
 
-MATMUL = OpSpec("MatMul", "", infer_matmul, reference_matmul, lower_matmul)
+MATMUL = OpSpec("MatMul", "", infer_matmul, reference_matmul, lower_matmul, layout="matrices")
 GEMM = OpSpec("Gemm", "", infer_gemm, reference_gemm, lower_gemm)

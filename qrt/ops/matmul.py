@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from qrt.errors import ModelError
 from qrt.ir import Node
+from qrt.ops.matrices import stack
 from qrt.ops.product import finish, known, read_product, result_dtype
-from qrt.ops.product_rows import lower_computed_product, lower_product
+from qrt.ops.product_rows import Computed, lower_computed_product, lower_product
 from qrt.ops.spec import Array, Lowering, OpSpec
 
 
@@ -56,33 +56,34 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
 
 
 def lower(node: Node, program: Lowering) -> None:
-    x2, w2, batch = _shapes(node)
-    right = node.required(1)
-    product = read_product(node, w2[-1])
-    x, y = program.operand(node.required(0)), program.operand(node.outputs[0])
+    left, right, out = node.required(0), node.required(1), node.outputs[0]
+    if 0 in out.static_shape:
+        return
+    size = stack(left, right, out)
+    product = read_product(node, size.n)
+    x, y = program.operand(left), program.operand(out)
     itemsize = product.itemsize
-    k, n = w2[-2:]
-    count = math.prod(w2[:-2])
-    if count == 1:
-        # one matrix: all rows of the batch are one product
-        m = math.prod(x2[:-1])
-        jobs = [(0, 0)]
-    else:
-        m = x2[-2]
-        xi = np.broadcast_to(np.arange(math.prod(x2[:-2])).reshape(x2[:-2]), batch).reshape(-1)
-        wi = np.broadcast_to(np.arange(count).reshape(w2[:-2]), batch).reshape(-1)
-        jobs = [(int(i), int(j)) for i, j in zip(xi, wi, strict=True)]
-    geometry = _GEOMETRY | {"width": m, "out_width": m, "x_pixel": k, "y_pixel": n * itemsize}
-    for number, (x_index, w_index) in enumerate(jobs):
-        x_at, y_at = x.at(x_index * m * k), y.at(number * m * n * itemsize)
-        if right.data is None:
-            w_at = program.operand(right).at(w_index * k * n)
-            lower_computed_product(program, w_at, product, geometry, x_at, y_at, k, n)
-            continue
-        matrix = right.data.reshape(count, k, n)[w_index]
-        packed = np.ascontiguousarray(matrix.T)[:, None, :]
-        key = (id(right.data), "matmul", w_index)
-        lower_product(program, packed, key, product, 1, geometry, x_at, y_at)
+    geometry = _GEOMETRY | {
+        "width": size.m, "out_width": size.m, "x_pixel": size.x_row,
+        "y_pixel": size.y_row * itemsize,
+    }  # fmt: skip
+    matrices: dict[int, Array] = {}
+    for job in size.jobs:
+        for group in range(job.groups):
+            x_at, w_at, y_at = (
+                at + group * step for at, step in zip(job.at, job.steps, strict=True)
+            )
+            ends = x.at(x_at), y.at(y_at * itemsize)
+            if right.data is None:
+                w = Computed(program.operand(right).at(w_at), size.k, size.n, size.w_k, size.w_n)
+                lower_computed_product(program, w, product, geometry, *ends)
+                continue
+            if w_at not in matrices:
+                flat = np.ascontiguousarray(right.data).reshape(-1)[w_at:]
+                matrix = flat[: size.k * size.n].reshape(size.k, size.n)
+                matrices[w_at] = np.ascontiguousarray(matrix.T)[:, None, :]
+            key = (id(right.data), "matmul", w_at)
+            lower_product(program, matrices[w_at], key, product, 1, geometry, *ends)
 
 
 # a matrix product is a 1x1 convolution over one line of pixels
@@ -93,4 +94,4 @@ _GEOMETRY = {
 }  # fmt: skip
 
 
-SPEC = OpSpec("MatMul", "qrt", infer, reference, lower, layout="row_major")
+SPEC = OpSpec("MatMul", "qrt", infer, reference, lower, layout="matrices")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -110,17 +111,27 @@ def pad_byte(program: Lowering, product: Product) -> Operand:
     return program.constant(np.asarray(product.x.zero_point, np.uint8))
 
 
+@dataclass(frozen=True)
+class Computed:
+    """Weights (k, n) int8 that are computed, and their steps in bytes, one of which is 1."""
+
+    operand: Operand
+    k: int
+    n: int
+    k_step: int
+    n_step: int
+
+
 def lower_computed_product(
     program: Lowering,
-    w: Operand,
+    w: Computed,
     product: Product,
     geometry: dict[str, int],
     x: Operand,
     y: Operand,
-    k: int,
-    n: int,
 ) -> None:
-    """Emit the rows of a product whose weights (k, n) int8 are computed: they are packed first."""
+    """Emit the rows of a product whose weights are computed: they are packed first."""
+    k, n = w.k, w.n
     reach = max(int(product.x.zero_point), 255 - int(product.x.zero_point))
     furthest = int(np.abs(product.w_zero_point.astype(np.int64)).max(initial=0)) + 128
     if product.w_zero_point_code is not None:
@@ -137,7 +148,7 @@ def lower_computed_product(
     columns = program.scratch(16 * padded)
     program.emit(
         pack_kernel,
-        w=w,
+        w=w.operand,
         panels=panels,
         columns=columns,
         template=program.constant(_columns(product, wrap_i32(product.bias), tile, 1, n)),
@@ -145,6 +156,8 @@ def lower_computed_product(
         **_numbers(program, product),
         k=k,
         n=n,
+        k_step=w.k_step,
+        n_step=w.n_step,
         padded=padded,
         nr=tile.nr,
         lanes=tile.lanes,

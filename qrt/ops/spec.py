@@ -99,8 +99,8 @@ class OpSpec:
     contract in plain NumPy on logical (ONNX order) arrays. lower: rows; None when the operator
     must be folded or rewritten before. layout: how the operator treats the memory order of its
     operands: "any" (element-wise: all tensors of full rank in one common order), "channels_last"
-    (wants (N, spatial..., C) in memory), "row_major" (ONNX order), "free" (decides by itself:
-    `lower` reads and sets `Value.layout`).
+    (wants (N, spatial..., C) in memory), "row_major" (ONNX order), "matrices" (a product: see
+    `ops/matrices.py`).
     """
 
     op: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 from qrt.ir import Graph, Node, Value
 from qrt.ir.domains import is_host
 from qrt.ops import OPS
+from qrt.ops.matrices import readable, written
 
 Layout = tuple[int, ...] | None
 
@@ -74,9 +75,15 @@ class _Layouts:
                 if value is not None and len(value.static_shape) == rank:
                     node.inputs[i] = self.in_order(value, order, node)
         else:
+            stays = treat == "matrices" and not any(
+                v is not None and v.is_constant for v in node.inputs[:2]
+            )
             for i, value in enumerate(node.inputs):
-                if value is not None and not value.is_constant:
+                if value is None or value.is_constant:
+                    continue
+                if not (stays and i < 2 and readable(value, i)):
                     node.inputs[i] = self.in_order(value, None, node)
+            order = written(node) if stays else None
         for out in node.outputs:
             fits = order is not None and len(order) == len(out.static_shape)
             out.layout = canonical(order, out.static_shape) if fits else None

@@ -1,7 +1,8 @@
 """Operators that turn into simpler ones once their input's shape is known.
 
 Conv with auto_pad = Conv with pads; Conv over three axes = over two (`conv3d`); GlobalMaxPool =
-MaxPool over all of it; a product whose bias differs from row to row = one product per row.
+MaxPool over all of it; a product whose bias differs from row to row = one product per row; one
+whose sums may pass int32 is float (`deep_products`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from qrt.errors import ModelError
 from qrt.ir import Node, Value
 from qrt.ops.windows import resolve as resolve_windows
 from qrt.passes.conv3d import unfold_depth
+from qrt.passes.deep_products import float_deep_product
 from qrt.quant.affine import Array
 
 
@@ -44,7 +46,7 @@ def _rows(node: Node) -> list[Node]:
     biases = [None if v is None else v.data for v in node.inputs[2:4]]
     counts = {b.shape[0] for b in biases if b is not None and b.ndim == 2}
     if not counts:
-        return [node]
+        return float_deep_product(node)
     x, y = node.required(0), node.outputs[0]
     m = x.static_shape[0]
     if counts != {m}:

@@ -130,6 +130,7 @@ add_f32x8 = _binary("f32", 8, "add", "fadd")
 store_u8x64, store_u8x16 = _store("u8", 64), _store("u8", 16)
 store_i32x16, store_f32x16 = _store("i32", 16), _store("f32", 16)
 splat_u8x64, splat_u8x16 = _splat("u8", 64, "uint8"), _splat("u8", 16, "uint8")
+splat_i32x4, store_i32x4 = _splat("i32", 4, "int32"), _store("i32", 4)
 splat_i32x16, splat_f32x16 = _splat("i32", 16, "int32"), _splat("f32", 16, "float32")
 
 add_i32x16, sub_i32x16 = _binary("i32", 16, "add", "add"), _binary("i32", 16, "sub", "sub")

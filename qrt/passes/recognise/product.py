@@ -50,8 +50,9 @@ class Weights:
 class Product(Pending):
     """Exact sums that wait for the scale of their output.
 
-    `x_scale` has Gemm's alpha in it. `bias` int64 counts steps of x_scale * w_scale; `float_bias`
-    is real; each (channels), (1), or (rows, channels) of a Gemm.
+    `channels` and `depth` are None where they depend on input shapes, as in attention; such a
+    product has no bias. `x_scale` has Gemm's alpha in it. `bias` int64 counts steps of x_scale *
+    w_scale; `float_bias` is real; each (channels), (1), or (rows, channels) of a Gemm.
     """
 
     op: str
@@ -59,17 +60,17 @@ class Product(Pending):
     qparams: QParams
     x_scale: Array
     weights: Weights
-    channels: int
-    depth: int  # products in a sum
+    channels: int | None
+    depth: int | None  # products in a sum
     bias: Array | None = None
     float_bias: Array | None = None
     attrs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def scale(self) -> Array:
-        """float32 (channels): x_scale * w_scale."""
+        """float32 (channels): x_scale * w_scale; (1) where their number is not known."""
         scale = np.float32(self.x_scale) * self.weights.scale
-        return np.ascontiguousarray(np.broadcast_to(scale.reshape(-1), (self.channels,)))
+        return np.ascontiguousarray(np.broadcast_to(scale.reshape(-1), (self.channels or 1,)))
 
     def steps(self) -> Array | None:
         """int64 bias in steps of x_scale * w_scale, as a QuantizeLinear after it sees it."""
@@ -81,11 +82,16 @@ class Product(Pending):
         return sum(parts[1:], parts[0]) if parts else None
 
     def overflow(self) -> str | None:
-        """Why the sums may pass int32, or None: proved from the weights."""
+        """Why the sums may pass int32, or None: proved from the weights.
+
+        Of a depth that is not known yet, `resolve` proves it.
+        """
         if self.weights.q is not None:
             sums = largest_sum(
                 self.weights.q, self.weights.zero_point, self.qparams, self.weights.axis
             )
+        elif self.depth is None:
+            return None
         else:
             sums = np.array([self.depth * 255 * 255])
         steps = self.steps()
@@ -96,7 +102,9 @@ class Product(Pending):
         """Add of a constant per output channel: the bias of a product that has none."""
         axis = 1 if self.op == "Conv" else -1
         shape = self.node.outputs[0].shape
-        vector = None if shape is None else per_channel(bias, len(shape), axis, self.channels)
+        if shape is None or self.channels is None:
+            return "a constant is added to a product of unknown columns"
+        vector = per_channel(bias, len(shape), axis, self.channels)
         if vector is None or self.bias is not None or self.float_bias is not None:
             return "a constant that is not a bias is added to a product"
         product = replace(self, float_bias=vector.astype(np.float32))
@@ -106,6 +114,7 @@ class Product(Pending):
         """BatchNormalization, y * gain + shift per output channel: scale and bias change."""
         if (gain == 0).any() or not np.isfinite(gain).all():
             return "its BatchNormalization multiplies a channel by 0 or by no number"
+        assert self.channels is not None  # BatchNormalization follows constant weights only
         real = np.zeros(self.channels) if self.float_bias is None else self.float_bias * 1.0
         if self.bias is not None:
             real = real + self.bias * self.scale.astype(np.float64)
@@ -140,6 +149,7 @@ class Product(Pending):
 
     def _column(self, walk: Walk, bias: Array) -> Value:
         like = self.node.input(2) or self.node.outputs[0]
+        assert self.channels is not None
         shape = (*bias.shape[:-1], self.channels)
         return walk.constant(np.broadcast_to(bias, shape), like)
 

@@ -116,11 +116,12 @@ def _matmul(
         shape = node.required(1).shape
         if rhs is None:
             return "its right operand is not a quantized tensor"
-        if shape is None or len(shape) < 2 or not isinstance(shape[-1], int):
-            return "the columns of its right operand are not known"
-        if not isinstance(shape[-2], int):
-            return "the number of products in a sum is not known"
-        depth, channels = shape[-2], shape[-1]
+        if shape is None or len(shape) < 2:
+            return "the rank of its right operand is not known"
+        # lengths that are not known yet are proved when shapes are bound (`resolve`)
+        depth, channels = (d if isinstance(d, int) else None for d in shape[-2:])
+        if c is not None and (depth is None or channels is None):
+            return "the shape of its right operand is not known"
         zero = np.asarray(int(rhs[1].zero_point) - 128, np.int32)
         weights = Weights(rhs[1].scale, zero, -1, codes=rhs[0])
     product = Product(node, "MatMul", *x, x_scale, weights, channels, depth)
@@ -134,6 +135,7 @@ def _finish(product: Product, c: View | None, rank: int) -> Outcome:
         bias = c.q if isinstance(c, Fixed) else c.value.data if isinstance(c, Plain) else None
         if bias is None:
             return "its bias is not constant"
+        assert product.channels is not None
         vector = per_channel(bias, rank, -1, product.channels)
         if vector is None and bias.ndim == rank == 2 and bias.shape[1] in (1, product.channels):
             vector = bias  # one per output channel and row
