@@ -224,6 +224,14 @@ def _gather(node: Node) -> Shape | None:
     return (*x[:axis], *indices, *x[axis + 1 :])
 
 
+def _gather_block(node: Node) -> Shape | None:
+    x, indices = _shape(node), _shape(node, 1)
+    if x is None or indices is None:
+        return None
+    axis = int(node.attrs.get("gather_axis", 0)) % len(x)
+    return (*x[:axis], *indices, *_unknown(len(x) - axis - 1))
+
+
 def _slice(node: Node) -> Shape | None:
     x = _shape(node)
     return None if x is None else _unknown(len(x))
@@ -289,6 +297,7 @@ RULES: dict[str, Rule] = {
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "GatherBlockQuantized": _gather_block,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,

@@ -14,6 +14,7 @@ from qrt.passes.recognise import (
     linear,
     movement,
     nbits,
+    nbits_gather,
     pointwise,
     pools,
     products,
@@ -26,7 +27,7 @@ from qrt.passes.spellings import SPELLINGS
 from qrt.quant import functions
 
 MOVEMENTS = (
-    "DepthToSpace", "Expand", "Flatten", "Gather", "GlobalMaxPool", "MaxPool", "Pad", "Reshape",
+    "DepthToSpace", "Expand", "Flatten", "GlobalMaxPool", "MaxPool", "Pad", "Reshape",
     "Slice", "SpaceToDepth", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 )  # fmt: skip
 SEVERAL = ("Add", "Div", "Max", "Min", "Mul", "Pow", "PRelu", "Sub", "Sum")
@@ -54,6 +55,7 @@ ONNX: dict[str, Recogniser] = {
     "Conv": products.conv,
     "ConvInteger": dynamic.conv_integer,
     "DequantizeLinear": linear.dequantize_linear,
+    "Gather": nbits_gather.gather,
     "Gemm": products.gemm,
     "GlobalAveragePool": pools.global_average_pool,
     "Identity": _identity,
@@ -75,6 +77,7 @@ ONNX: dict[str, Recogniser] = {
 MICROSOFT: dict[str, Recogniser] = {
     **dict.fromkeys(SPELLINGS, qoperator),
     "DequantizeLinear": linear.dequantize_linear,
+    "GatherBlockQuantized": nbits_gather.gather_block_quantized,
     "Gelu": pointwise.unary,
     "MatMulNBits": nbits.matmul_nbits,
     "QuantizeLinear": linear.quantize_linear,

@@ -16,12 +16,12 @@ import onnx
 from qrt.ir import Node, QParams, Value
 from qrt.ir.attrs import AttrReader
 from qrt.ops.channels import normalized_axis
-from qrt.passes.recognise.views import Codes, Fixed, Mapped, Pending, Plain, View
+from qrt.passes.recognise.views import Blocked, Codes, Fixed, Mapped, Pending, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.quant.affine import S8, U8, Array, make_qparams, quantize, unsigned
 
-# integer types of constants that DequantizeLinear may read; int4 and kin are widened to 8 bit
-NARROW = ("int4", "uint4", "int2", "uint2")
+# integer types of constants that DequantizeLinear may read, widened to 8 bit, with their bits
+NARROW = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
 QUANTIZED = ("uint8", "int8", "uint16", "int16")  # what Quantize makes
 DEQUANTIZED = (*QUANTIZED, "int32")  # what Dequantize reads
 HALVES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e8m0fnu))
@@ -71,7 +71,8 @@ def dequantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outco
         return "its scale or zero point is computed while the model runs"
     reason = _only_reference(node, None, scale)
     if reason:
-        return reason
+        blocked = _blocked(node, views[0], scale, zero_point)
+        return reason if blocked is None else blocked
     return dequantize_view(walk, node, views[0], scale, zero_point)
 
 
@@ -82,12 +83,14 @@ def dequantize_view(
     assert x is not None
     constant = x.value.data if isinstance(x, Plain) else None
     if constant is not None:
+        bits = 8
         if constant.dtype.name in NARROW:
+            bits = NARROW[constant.dtype.name]
             zero_point = None if zero_point is None else zero_point.astype(np.int8)
             constant = constant.astype(np.int8)
         if constant.dtype.kind not in "iu":
             return f"{constant.dtype} is not an integer type"
-        return Fixed(constant, qparams_of(node, scale, zero_point, constant.dtype))
+        return Fixed(constant, qparams_of(node, scale, zero_point, constant.dtype), bits)
     codes = walk.as_codes(x, node.required(0))
     if codes is not None:
         qparams = qparams_of(node, scale, zero_point, codes.dtype)
@@ -119,6 +122,25 @@ class Sums(Pending):
             return walk.emit("Dequantize", [self.x], attrs, out, self.node)
         attrs |= {"y": y, "qmin": qmin, "qmax": qmax}
         return walk.emit("Requantize", [self.x], attrs, walk.result(like, U8), self.node)
+
+
+def _blocked(
+    node: Node, x: View | None, scale: Array, zero_point: Array | None
+) -> Blocked | None:
+    """DequantizeLinear of constant integers of up to 8 bits, in blocks; None for anything else."""
+    block = AttrReader(node).int("block_size", 0)
+    data = x.value.data if isinstance(x, Plain) else None
+    if not block or data is None or scale.dtype != np.float32:
+        return None
+    if node.attrs.get("output_dtype", 0) not in FLOAT or scale.ndim != data.ndim:
+        return None
+    bits = NARROW.get(data.dtype.name, 8)
+    if bits == 8 and data.dtype not in (U8, S8):
+        return None
+    wide = np.dtype(np.uint8 if data.dtype.name.startswith("u") else np.int8)
+    zero_point = None if zero_point is None else zero_point.astype(wide)
+    axis = normalized_axis(AttrReader(node).int("axis", 1), data.ndim)
+    return Blocked(data.astype(wide), scale, zero_point, axis, block, bits)
 
 
 def _only_reference(node: Node, x: View | None, scale: Array) -> str:

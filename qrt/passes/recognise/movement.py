@@ -15,7 +15,7 @@ from qrt.errors import ModelError
 from qrt.ir import Node, QParams, Value
 from qrt.ir.attrs import AttrReader
 from qrt.passes.arithmetic import evaluate
-from qrt.passes.recognise.views import Codes, Fixed, Mapped, Plain, View
+from qrt.passes.recognise.views import Blocked, Codes, Fixed, Mapped, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.passes.recognise.windows import window_attrs
 from qrt.quant.affine import S8, U8, Array, dequantize, quantize
@@ -45,6 +45,8 @@ def move(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
         return move_codes(walk, node, x, 0)
     if isinstance(x, Fixed):
         return _move_fixed(walk, node, x)
+    if isinstance(x, Blocked):
+        return _move_blocked(walk, node, x)
     if isinstance(x, Mapped):
         return _move_mapped(walk, node, x)
     assert x is not None
@@ -173,7 +175,7 @@ def _move_fixed(walk: Walk, node: Node, x: Fixed) -> Outcome:
         have = x.quantized(walk, node.required(0))
         return "" if have is None else _move_mapped(walk, node, Mapped.dequantized(*have, node))
     if x.qparams.per_tensor:
-        return Fixed(q, x.qparams)
+        return Fixed(q, x.qparams, x.bits)
     shape = [1] * x.q.ndim
     shape[x.qparams.axis or 0] = x.qparams.scale.size
     index = np.arange(x.qparams.scale.size).reshape(shape)
@@ -184,10 +186,26 @@ def _move_fixed(walk: Walk, node: Node, x: Fixed) -> Outcome:
         if line.size and (line == line[:, :1]).all():
             picked = line[:, 0]
             scale, zero_point = x.qparams.scale[picked], x.qparams.zero_point[picked]
-            return Fixed(q, QParams(scale, zero_point, x.qparams.dtype, axis))
+            return Fixed(q, QParams(scale, zero_point, x.qparams.dtype, axis), x.bits)
     moved = _evaluate(walk, node, x.floats())
     assert moved is not None
     return Plain(walk.constant(moved, node.outputs[0]))
+
+
+def _move_blocked(walk: Walk, node: Node, x: Blocked) -> Outcome:
+    """Blocks follow a Transpose; any other movement takes them apart."""
+    if node.op == "Transpose":
+        rank = x.q.ndim
+        order = list(node.attrs.get("perm") or reversed(range(rank)))
+        if sorted(order) == list(range(rank)):
+            q, scale, zero_point = (
+                None if a is None else np.ascontiguousarray(a.transpose(order))
+                for a in (x.q, x.scale, x.zero_point)
+            )
+            assert q is not None and scale is not None
+            return Blocked(q, scale, zero_point, order.index(x.axis), x.block, x.bits)
+    moved = _evaluate(walk, node, x.floats())
+    return "" if moved is None else Plain(walk.constant(moved, node.outputs[0]))
 
 
 def _evaluate(walk: Walk, node: Node, x: Array) -> Array | None:

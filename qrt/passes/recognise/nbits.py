@@ -1,4 +1,5 @@
-"""Weights of few bits in blocks, which stay packed: com.microsoft MatMulNBits.
+"""Products with weights of few bits, which stay packed: com.microsoft MatMulNBits, and MatMul and
+Gemm behind a DequantizeLinear of int4 and kin, or in blocks (opset 21 and later).
 
 Equation: docs/machine.md "Few-bit weights". Where g_idx permutes groups, the inputs are gathered
 into the order of their groups first: x @ w = x[order] @ w[order].
@@ -10,15 +11,17 @@ import numpy as np
 
 from qrt.errors import ModelError, UnsupportedError
 from qrt.gemm.nbits_table import BITS
-from qrt.ir import Node
+from qrt.ir import Node, Value
 from qrt.ir.attrs import AttrReader
-from qrt.passes.recognise.views import Plain, View
+from qrt.passes.recognise.nbits_weights import Grouped, grouped
+from qrt.passes.recognise.views import Fixed, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.quant.affine import Array
 from qrt.quant.nbits import pack_bits, unpack_bits
 
 F32 = np.dtype(np.float32)
 INT8_ACTIVATIONS = 4  # accuracy_level
+FEW = 4  # bits of weights with one scale a column that are worth unpacking for every product
 INPUTS = ("A", "B", "scales", "zero_points", "g_idx", "bias")
 
 
@@ -62,11 +65,51 @@ def matmul_nbits(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
             indices = walk.constant(order[:k], node.required(4))
             gathered = walk.result(node.outputs[0], F32, x.shape)
             x = walk.emit("Gather", [x, indices], {"axis": -1}, gathered, node, "", 13)
+    return _emit(walk, node, x, Grouped(packed, scales, zero_points, bits, k), bias, integers)
+
+
+def matmul(walk: Walk, node: Node, views: list[View | None]) -> Outcome | None:
+    """MatMul by weights (k, n) of few bits; None for any other MatMul."""
+    if isinstance(views[1], Fixed) and walk.quantized(views[0], node.required(0)) is not None:
+        return None  # a product of integers
+    weights = grouped(views[1], 0, FEW)
+    if weights is None:
+        return None
+    x = walk.real(views[0], node.required(0))  # type: ignore[arg-type]
+    return _emit(walk, node, x, weights, None, integers=False)
+
+
+def gemm(walk: Walk, node: Node, views: list[View | None]) -> Outcome | None:
+    """Gemm by weights of few bits, without alpha, transA and a computed c; None for any other."""
+    if isinstance(views[1], Fixed) and walk.quantized(views[0], node.required(0)) is not None:
+        return None
+    attrs = AttrReader(node)
+    trans_a, trans_b = attrs.bool("transA", False), attrs.bool("transB", False)
+    alpha, beta = attrs.float("alpha", 1.0), np.float32(attrs.float("beta", 1.0))
+    weights = grouped(views[1], 1 if trans_b else 0, FEW)
+    if weights is None or trans_a or alpha != 1:
+        return None
+    bias = None
+    if node.input(2) is not None:
+        c = walk.array(node.input(2))
+        n = weights.packed.shape[0]
+        if c is None or c.dtype != F32 or c.size not in (1, n) or c.shape[-1:] not in ((n,), (1,)):
+            return None
+        bias = np.broadcast_to(beta * c.reshape(-1), n)
+    attrs.done()
+    x = walk.real(views[0], node.required(0))  # type: ignore[arg-type]
+    return _emit(walk, node, x, weights, bias, integers=False)
+
+
+def _emit(
+    walk: Walk, node: Node, x: Value, weights: Grouped, bias: Array | None, integers: bool
+) -> Outcome:
+    like = node.required(1)
     inputs = [x] + [
-        None if array is None else walk.constant(array, node.required(1))
-        for array in (packed, scales, zero_points, bias)
+        None if array is None else walk.constant(array, like)
+        for array in (weights.packed, weights.scales, weights.zero_points, bias)
     ]
-    attrs = {"bits": bits, "k": k, "integers": integers}
+    attrs = {"bits": weights.bits, "k": weights.length, "integers": integers}
     out = walk.result(node.outputs[0], F32)
     return Plain(walk.emit("MatMulNBits", inputs, attrs, out, node))
 

@@ -15,6 +15,7 @@ from qrt.errors import ModelError
 from qrt.ir import Node, QParams
 from qrt.ir.attrs import AttrReader
 from qrt.passes.batchnorm import gain_and_shift
+from qrt.passes.recognise import nbits
 from qrt.passes.recognise.product import Product, Weights, per_channel
 from qrt.passes.recognise.views import Codes, Fixed, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
@@ -61,6 +62,9 @@ def batchnorm(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
 
 def matmul(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     """MatMul: NumPy broadcasting; the right operand may be an activation."""
+    packed = nbits.matmul(walk, node, views)
+    if packed is not None:
+        return packed
     x = walk.quantized(views[0], node.required(0))
     if x is None:
         return "its left operand is not a quantized tensor"
@@ -69,6 +73,9 @@ def matmul(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
 
 def gemm(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     """Gemm: alpha * a @ b + beta * c; alpha goes into a's scale, beta into a float c."""
+    packed = nbits.gemm(walk, node, views)
+    if packed is not None:
+        return packed
     x = walk.quantized(views[0], node.required(0))
     if x is None:
         return "its left operand is not a quantized tensor"

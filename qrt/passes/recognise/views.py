@@ -135,10 +135,14 @@ class Mapped(View):
 
 @dataclass(eq=False)
 class Fixed(View):
-    """DequantizeLinear of a constant: weights, biases, and operands that never change."""
+    """DequantizeLinear of a constant: weights, biases, and operands that never change.
+
+    `bits` are those of the stored type: `q` of int4 and kin is widened to int8.
+    """
 
     q: Array
     qparams: QParams
+    bits: int = 8
     # what a product made of it, per axis of the output channels: shared weights stay shared
     weights: dict[int, Any] = field(default_factory=dict)
 
@@ -152,6 +156,41 @@ class Fixed(View):
             return None
         codes = self.q if self.q.dtype == U8 else flip(self.q)
         return Codes(walk.constant(codes, like)), unsigned(self.qparams)
+
+    def real(self, walk: Walk, like: Value) -> Value:
+        return walk.constant(self.floats(), like)
+
+    def quantize(self, walk: Walk, y: QParams, like: Value, qmin: int, qmax: int) -> Codes:
+        return Codes(walk.constant(quantize(self.floats(), y), like)).clamped(qmin, qmax)
+
+
+@dataclass(eq=False)
+class Blocked(View):
+    """DequantizeLinear of a constant with a scale for every `block` elements along `axis`.
+
+    `q` is int8 or uint8, integers of `bits`; `scale` float32 and `zero_point` (None: 0) are as long
+    as there are blocks along the axis.
+    """
+
+    q: Array
+    scale: Array
+    zero_point: Array | None
+    axis: int
+    block: int
+    bits: int
+
+    def floats(self) -> Array:
+        """(float32(q) - zero_point) * scale, each rounded."""
+        length = self.q.shape[self.axis]
+
+        def spread(parameter: Array) -> Array:
+            repeated = np.repeat(parameter, self.block, self.axis)
+            return np.take(repeated, range(length), self.axis)
+
+        real = self.q.astype(np.float32)
+        if self.zero_point is not None:
+            real = real - spread(self.zero_point.astype(np.float32))
+        return real * spread(self.scale)
 
     def real(self, walk: Walk, like: Value) -> Value:
         return walk.constant(self.floats(), like)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qrt.ir import Graph, Node, QParams, Value
-from qrt.passes.recognise.views import Codes, Fixed, Mapped, Plain, View
+from qrt.passes.recognise.views import Blocked, Codes, Fixed, Mapped, Plain, View
 from qrt.quant.affine import S8, U8, Array, flip
 from qrt.quant.tables import CODES, is_identity
 
@@ -62,7 +62,7 @@ class Walk:
         if value is None:
             return None
         view = self.view(value)
-        if isinstance(view, Fixed):
+        if isinstance(view, (Fixed, Blocked)):
             return view.floats()
         return view.value.data if isinstance(view, Plain) else None
 
