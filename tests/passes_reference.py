@@ -10,9 +10,9 @@ import onnx
 
 from qrt.errors import UnsupportedError
 from qrt.ir import Graph, Node
+from qrt.ir.domains import is_host
 from qrt.loader import load_graph
 from qrt.ops import OPS
-from qrt.ops.host import HOST_DOMAIN
 from qrt.ops.one_node import Evaluator
 from qrt.passes import bind_values, optimize, specialised_inputs, specialize
 
@@ -40,7 +40,7 @@ def run(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _outputs(node: Node, arrays: Sequence[Array | None]) -> Sequence[Array]:
-    if node.domain == HOST_DOMAIN:
+    if is_host(node):
         return [np.asarray(array) for array in Evaluator(node)(arrays)]
     reference = OPS[node.domain, node.op].reference
     if reference is None:

@@ -57,6 +57,15 @@ def infer(node: Node) -> list[Result]:
     return known
 
 
+def has_function(node: Node) -> bool:
+    """True when Python can evaluate the node, whatever its shapes turn out to be."""
+    try:
+        Evaluator(node)
+    except UnsupportedError:
+        return False
+    return True
+
+
 def folded(node: Node, results: Sequence[Result]) -> list[Array] | None:
     """The outputs of a node of constants alone, so that they are computed once; else None."""
     if node.op in RANDOM or not node.inputs:

@@ -95,10 +95,11 @@ def _hosted(node: Node, refusal: UnsupportedError) -> tuple[list[Result], list[A
         results = host.infer(node)
         arrays = host.folded(node, results)
     except UnsupportedError as error:
+        message = f"{node.where}: is not supported: {refusal}; {error}"
         names = [value.name for value in node.outputs if value.name]
-        raise OpenShapeError(
-            f"{node.where}: is not supported: {refusal}; {error}", names[0] if names else ""
-        ) from error
+        if not names or not host.has_function(node):
+            raise UnsupportedError(message) from error
+        raise OpenShapeError(message, names[0]) from error
     except QrtError as error:
         at_node(error, node.where)
     host.make_host(node, str(refusal))
