@@ -31,7 +31,7 @@ EM_AARCH64 = 183
 ARM_TILES = [t for t in TILES if "neon" in t.features]
 ARM_FLOAT_TILES = [t for t in FLOAT_TILES if "neon" in t.features]
 ARM_DEPTHWISE = [s for s in DEPTHWISE if "neon" in s.features]
-INSTRUCTIONS = {"neon": ("smull", "sadalp"), "dotprod": ("sdot",), "i8mm": ("usmmla",)}
+INSTRUCTIONS = {"neon": ("smull", "smlsl2", "sadalp"), "dotprod": ("sdot",), "i8mm": ("usmmla",)}
 LIBC = {"memset", "memcpy", "memmove", "sched_yield", "clock_gettime", "pthread_mutex_lock",
         "pthread_mutex_unlock", "pthread_cond_signal", "pthread_cond_broadcast",
         "pthread_cond_wait", "pthread_self", "pthread_getaffinity_np", "sched_getcpu",
@@ -154,6 +154,14 @@ def test_targets() -> None:
     assert portable.attribute_for(("neon",)) == ""
     assert portable.attribute_for(("neon", "dotprod")).endswith("+dotprod")
     assert target_for(frozenset(("neon", "dotprod")), "aarch64").attribute_for(("dotprod",)) == ""
+
+
+def test_differences_of_products_fit_words() -> None:
+    """All x, w and x', w' at their limits: (x - 128) * w - (127 - x') * w' fits int16."""
+    x, w = np.arange(256)[:, None], np.array([-128, 127])
+    first, second = (x - 128) * w, (127 - x) * w
+    assert first.max() - second.min() < 2**15
+    assert first.min() - second.max() >= -(2**15)
 
 
 def test_signed_activations_sum_to_the_same() -> None:

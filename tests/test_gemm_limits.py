@@ -49,10 +49,13 @@ def one_step(limit: DotLimit, x: Any) -> Any:
     for i in range(limit.accumulators):
         pair = (factors[i % limit.factors], weights[i // limit.factors % limit.weights])
         a, w = (
-            v.view(t).astype(total.dtype).reshape(limit.lanes, limit.macs_per_lane)
-            for v, t in zip(pair, limit.types, strict=True)
+            v.view(t).astype(total.dtype) for v, t in zip(pair, limit.types, strict=True)
         )
-        total += (a * w).sum(1)
+        if limit.pairs:
+            gained, lost = (a * w).reshape(2, limit.lanes, 2).sum(2)
+            total += gained - lost
+        else:
+            total += (a * w).reshape(limit.lanes, limit.macs_per_lane).sum(1)
     return total
 
 

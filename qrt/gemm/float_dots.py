@@ -36,6 +36,8 @@ def _four_values(b: Any, address: Any) -> list[Any]:
 FLOAT_FAMILIES = {
     "fma512": _family(16, ("avx512", "fma"), hardware_fma),
     "fma256": _family(8, ("avx2", "fma"), hardware_fma),
-    "fmla": _family(4, ("neon",), hardware_fma, block=_four_values, block_groups=4),
+    "fmla": _family(
+        4, ("neon",), hardware_fma, block=_four_values, block_groups=4, tune="cortex-a55"
+    ),
     "emulated": _family(4, (), emulated_fma),
 }

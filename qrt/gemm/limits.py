@@ -32,7 +32,9 @@ class DotLimit:
     """A family of tiles: its instruction, and how many of each register keep it busy.
 
     Accumulator i gains factor[i % factors] * weight[i // factors % weights]: no two products are
-    the same where the instruction does not add them itself, or LLVM would compute them once.
+    the same where the instruction does not add them itself, or LLVM would compute them once. With
+    `pairs` a lane gains the products of its pair of bytes in the lower half of both, and loses
+    those in the upper half.
     """
 
     family: str
@@ -43,6 +45,7 @@ class DotLimit:
     lanes: int
     macs_per_lane: int
     types: tuple[str, str]  # NumPy names of what a factor and a weight are read as
+    pairs: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -66,7 +69,7 @@ DOT_LIMITS: tuple[DotLimit, ...] = (
     DotLimit("vnni256vl", ("avx512", "avx512vnni"), 12, 1, 1, 8, 4, ("u1", "i1")),
     DotLimit("i8mm", ("neon", "i8mm"), 24, 1, 1, 4, 4, ("u1", "i1")),
     DotLimit("dotprod", ("neon", "dotprod"), 24, 1, 1, 4, 4, ("i1", "i1")),
-    DotLimit("neon", ("neon",), 16, 4, 4, 4, 2, ("i1", "i1")),
+    DotLimit("neon", ("neon",), 16, 4, 4, 4, 4, ("i1", "i1"), pairs=True),
     DotLimit("portable", (), 4, 4, 1, 1, 1, ("i4", "i4")),
 )
 # the same of float32: fused multiply-adds, two a cycle with a latency of four need eight sums
@@ -90,34 +93,20 @@ def _step(b: Any, limit: DotLimit, acc: Any, factor: Any, weight: Any) -> Any:
     """acc plus the products of one instruction (two, where it does not add by itself)."""
     from llvmlite import ir
 
-    from qrt.gemm.dots import FAMILIES, multiply_pairs, sdot, usdot
+    from qrt.gemm.dots import FAMILIES, sdot, subtract_pairs, usdot
     from qrt.gemm.float_dots import FLOAT_FAMILIES
     from qrt.gemm.tile import I8
 
     family = limit.family
     if limit.is_float:
         return FLOAT_FAMILIES[family].step(b, acc, factor, weight)
-    if family in ("i8mm", "dotprod"):
-        dot = usdot if family == "i8mm" else sdot
+    on_bytes = {"i8mm": usdot, "dotprod": sdot, "neon": subtract_pairs}
+    if family in on_bytes:
         octets = ir.VectorType(I8, 16)
-        return dot(b, acc, b.bitcast(factor, octets), b.bitcast(weight, octets))
-    if family == "neon":
-        halves = [_low_bytes(b, v) for v in (factor, weight)]
-        return multiply_pairs(b, acc, *halves)
+        return on_bytes[family](b, acc, b.bitcast(factor, octets), b.bitcast(weight, octets))
     if family != "portable":
         return FAMILIES[family].step(b, acc, factor, weight)
     return b.add(acc, b.mul(factor, weight))
-
-
-def _low_bytes(b: Any, value: Any) -> Any:
-    """The first 8 bytes of a NEON register."""
-    from llvmlite import ir
-
-    from qrt.gemm.tile import I8, I32
-
-    octets = b.bitcast(value, ir.VectorType(I8, 16))
-    mask = ir.Constant(ir.VectorType(I32, 8), list(range(8)))
-    return b.shuffle_vector(octets, ir.Constant(octets.type, ir.Undefined), mask)
 
 
 def build_dot_loop(module: Any, name: str, limit: DotLimit, arch: str) -> Any:

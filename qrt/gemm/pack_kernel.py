@@ -35,7 +35,7 @@ FIELDS = (
     "lanes",
     "kr",  # of a lane: 4 bytes k0 k1 k2 k3, or 2 int16 k0 k1
     "x_offset",  # what the tile subtracts from x before it multiplies
-    "pairs",  # bytes (k0, k1) of all lanes, then (k2, k3)
+    "pairs",  # bytes (k0, k1) of all lanes, then (k2, k3), whose x_offset is one less
     "octets",  # a column's bytes of two groups side by side; the last group may stand alone
 )
 (
@@ -132,6 +132,7 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
             store_i32x4(columns + panel * nr * 16 + inside * 4, sums)
             packed = np.int64(4)
         total = 0
+        last_pairs = 0
         first = np.int64(0)
         if packed > 0:
             total += target[inside]
@@ -144,6 +145,7 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
                 if not is_padding and g * kr + i < k:
                     value = as_i8(w)[(g * kr + i) * k_step + column * n_step]
                 total += value
+                last_pairs += value if i >= 2 else 0
                 if kr == 2:
                     as_i16(at + lane * 4 + i * 2)[0] = np.int16(value)
                 elif row[OCTETS] != 0 and g < groups // 2 * 2:
@@ -159,7 +161,7 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
             target[i * width + inside] = given[i * width + inside]
         negated = given[2 * width + inside] - w_zero_point
         correction = x_zero_point * (total + k * negated)
-        correction -= row[X_OFFSET] * total
+        correction -= row[X_OFFSET] * total - (last_pairs if row[PAIRS] != 0 else 0)
         if not is_padding:
             target[inside] = np.int32(given[inside] - correction)
             target[2 * width + inside] = np.int32(negated)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -17,9 +22,10 @@ class TileSpec:
     tiles have, tallest (MR) first: the last rows of a product, and all rows of a short one (GEMV),
     take the lowest tile that holds them. A tile that multiplies x - `x_offset` needs `x_offset`
     times the weights' sums in the bias. `pairs` says that in a vector of weights, k0 k1 of all
-    lanes lie before k2 k3; `octets` that a column's weights of two groups lie side by side, as long
-    as a tap has two. `kr` are the bytes of x in a dot group: a tile of 2 multiplies pairs of int16
-    (`words`), and the driver widens its rows once for all panels (`widen.py`).
+    lanes lie before k2 k3, from whose x one less is subtracted; `octets` that a column's weights of
+    two groups lie side by side, as long as a tap has two. `kr` are the bytes of x in a dot group: a
+    tile of 2 multiplies pairs of int16 (`words`), and the driver widens its rows once for all
+    panels (`widen.py`).
     """
 
     family: str
@@ -58,6 +64,11 @@ class TileSpec:
         """Columns of a full panel."""
         return self.nv * self.lanes
 
+    def x_offsets(self, channels: int) -> Array:
+        """What is subtracted from each of a tap's `channels` inputs: int64 (channels,)."""
+        last_pair = np.arange(channels) % 4 >= 2
+        return self.x_offset - (last_pair & self.pairs).astype(np.int64)
+
     def kernel_name(self, epilogue: str) -> str:
         """Id of the micro-kernel, e.g. gemm_u8s8_6x64k4_vnni512_u8, gemm_f32_6x64_fma512."""
         if self.types == "f32":
@@ -76,9 +87,10 @@ LOAD, EPILOGUE, START, LATENCY = 2, 5, 50, 4
 # accumulators + weight vectors + one broadcast fill the registers: 24 + 4 + 1 of 32 (6x4) and
 # 24 + 2 + 1 (12x2) with AVX512; 12 + 2 + 1 of 16 (6x2) with 256-bit vectors, and one for products
 # where the instruction does not add. NEON holds 16 bytes of every row: 20 + 5 + 4 of 32 and 0x80
-# (5x4); without dot products 12 + 3 + 4, 0x80, 4 indices, products; one row more spills, by
-# llvm-mca: 6x4 dotprod 77 % of neoverse-n1's peak, 5x4 94 %. i8mm holds 16 bytes of two rows in two
-# registers: 16 + 4 + 4 (4x4), 89 % of neoverse-v1's peak; 6x4 spills, 67 %
+# (5x4); without dot products 8 + 2 + 8, 4 indices and the products (2x4). One row more spills, by
+# llvm-mca: 6x4 dotprod 77 % of neoverse-n1's peak, 5x4 94 %; 3x4 neon 66 % of cortex-a72's, 2x4
+# all. i8mm holds 16 bytes of two rows in two registers: 16 + 4 + 4 (4x4), 89 % of neoverse-v1's
+# peak; 6x4 spills, 67 %
 _VNNI, _VEX_VNNI = ("avx512", "avx512vnni"), ("avx2", "avxvnni")
 TILES: tuple[TileSpec, ...] = (
     TileSpec("vnni512", (6, 5, 4, 3, 2, 1), (4, 2, 1), 16, 4, _VNNI),
@@ -91,7 +103,7 @@ TILES: tuple[TileSpec, ...] = (
     TileSpec("vnni256vl", (6, 4, 2, 1), (2, 1), 8, 4, _VNNI),
     TileSpec("i8mm", (4, 2, 1), (4, 2, 1), 4, 4, ("neon", "i8mm"), octets=True),
     TileSpec("dotprod", (5, 4, 3, 2, 1), (4, 2, 1), 4, 4, ("neon", "dotprod"), x_offset=128),
-    TileSpec("neon", (3, 2, 1), (4, 2, 1), 4, 4, ("neon",), x_offset=128, pairs=True),
+    TileSpec("neon", (2, 1), (4, 2, 1), 4, 4, ("neon",), x_offset=128, pairs=True),
     TileSpec("portable", (4,), (1,), 16, 4, ()),
 )
 

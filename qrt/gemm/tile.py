@@ -60,7 +60,8 @@ class Dot:
     instructions pick a dword out of a register says in `block(b, address)` how to load the operands
     of `block_groups` groups at once; what is left of a row goes through `expand`. One lane sums in
     `sum_type`; `chains` sums in flight keep the units of the instruction busy: a tile with fewer
-    outputs adds its groups to as many copies of them in turn.
+    outputs adds its groups to as many copies of them in turn. `tune` is the CPU whose pipes LLVM
+    orders the instructions for, by its name; "" leaves that to the target.
 
     An instruction of `matrices` multiplies two rows by two columns, two groups deep: `block` gets
     the addresses of two rows, `expand` 8 bytes of them, or 4 of the last group, and both give
@@ -81,6 +82,7 @@ class Dot:
     chains: int = 8  # a latency of 4, two a cycle
     matrices: bool = False
     octets: Callable[[Any, Any], Any] | None = None
+    tune: str = ""
 
 
 KR = 4  # bytes of an activation dword; every family's group
@@ -97,6 +99,8 @@ def build_tile(module: Any, name: str, dot: Dot, mr: int, nv: int, epilogue: Any
     fn = ir.Function(module, fnty, name)
     fn.linkage = "internal"
     fn.attributes.add("noinline")
+    if dot.tune:  # a free string, which llvmlite's set does not list
+        set.add(fn.attributes, f'"tune-cpu"="{dot.tune}"')
     arg = dict(zip(ARGUMENTS, fn.args, strict=True))
     for key, value in arg.items():
         value.name = key

@@ -50,7 +50,7 @@ def lower_product(
     geometry = geometry | {"channels": channels, "n": n}
     tile = _tile(program, m, n, taps * -(-channels // KR), product, bound, geometry)
     corrected = product.bias - int(product.x.zero_point) * weight_sums(w, product)
-    corrected = wrap_i32(corrected + tile.x_offset * w.sum((1, 2), dtype=np.int64))
+    corrected = wrap_i32(corrected + w.sum(1, dtype=np.int64) @ tile.x_offsets(channels))
 
     columns, pad = lower_columns(
         program,

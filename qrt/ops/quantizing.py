@@ -60,8 +60,8 @@ def make_records(
 
 
 def division_records(y: QParams) -> tuple[Array, dict[str, int]]:
-    """Records of division by the scales of `y` (8 bits), and what kernels are chosen by: whether the
-    products are proved for all of them."""
+    """Records of division by the scales of `y` (8 bits), and what kernels are chosen by: whether
+    the products are proved for all of them."""
     zero_points = np.broadcast_to(y.zero_point, y.scale.shape)
     found = [
         division_factors(float(scale), y.qmin - int(zero), y.qmax - int(zero))
