@@ -207,3 +207,15 @@ def test_sums_that_pass_int32_are_refused() -> None:
         node = next(n for n in machine.nodes if n.op == "MatMul")
         assert (f"{node.domain}." if node.domain else "") + node.op == expected
         assert ("more than int32 holds" in node.why) == (expected == "MatMul")
+
+
+def test_an_integer_times_zero_is_zero() -> None:
+    """What exporters write to keep an input that nothing needs; 0 * NaN of floats is no 0."""
+    text = """g (int64 n, float[2] x, float f) => (float[2] y, float z)
+        <int64 zero = {0}, float none = {0}> {
+        k = Mul(n, zero)
+        c = Cast <to = 1> (k)
+        y = Add(x, c)
+        z = Mul(f, none)
+    }"""
+    assert ops(optimize(graph_of(text))) == ["Add", "Mul"]

@@ -102,6 +102,29 @@ def test_a_constant_condition_is_no_stage() -> None:
     assert [row.operator for row in session.explain()] == ["Relu", "Add"]
 
 
+def test_shapes_may_choose_a_branch() -> None:
+    """As PyTorch exports squeeze: the branch becomes part of the program for these shapes."""
+    model = parsed("""g (float[N,M] x) => (float y)
+        <int64[1] one = {1}, int64[1] zero = {0}, float[2] w = {1, 2}> {
+        s = Shape <start = 0, end = 1> (x)
+        c = Equal(s, one)
+        t = If (c) <
+            then_branch = t () => (float[A] yt) { yt = Squeeze(x, zero) },
+            else_branch = e () => (float[A,B] ye) {
+                d = Equal(one, s)
+                ye = If (d) <
+                    then_branch = f () => (float[A] yf) { yf = Squeeze(x, zero) },
+                    else_branch = h () => (float[A,B] yh) { n = Neg(x)  yh = Mul(n, w) }
+                >
+            }
+        >
+        y = ReduceSum <keepdims = 0> (t)
+    }""")
+    session = check(model, {"x": X[:, :2]}, {"x": X[:1]}, {"x": X[:, 1:]})
+    assert not any(row.stage for row in session.explain())
+    assert {row.operator for row in session.explain()} >= {"Neg", "Mul"}
+
+
 def loop(trips: str = "n", condition: str = "on") -> onnx.ModelProto:
     return parsed(f"""g (float[N] x, int64 n) => (float[N] y, float[T,N] all)
         <bool on = {{1}}, float[1] limit = {{100}}> {{

@@ -64,6 +64,8 @@ SPECIALIZE: list[Pass] = [
 def optimize(graph: Graph, features: frozenset[str] = frozenset()) -> Graph:
     """The machine form of a loaded graph, for any input shape. `features` is what the CPU has."""
     graph = graph.copy()
+    for node in graph.nodes:  # branches that shapes choose: `bind_shapes` puts them in their place
+        node.attrs.update((name, optimize(inner)) for name, inner in node.subgraphs.items())
     for rewrite in OPTIMIZE:
         graph = rewrite(graph)
     return graph

@@ -5,6 +5,7 @@ DequantizeLinear and QuantizeLinear are left to recognition, which wants the int
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,6 +15,7 @@ from qrt.passes.arithmetic import evaluate
 from qrt.quant.affine import Array
 
 # left to recognition; an Identity left at this point writes a graph output
+MAX_ZEROS = 4096  # elements of a product by zero that becomes a constant
 KEPT = ("DequantizeLinear", "Identity", "QuantizeLinear")
 
 
@@ -51,6 +53,10 @@ def folded(node: Node) -> list[Array] | None:
         return _shape(node)
     if not node.inputs or node.op in KEPT:
         return None
+    if (node.domain, node.op) == ("", "Mul"):
+        zeros = _times_zero(node)
+        if zeros is not None:
+            return zeros
     if any(v is not None and v.data is None for v in node.inputs):
         return None
     return evaluate(node, [None if v is None else v.data for v in node.inputs])
@@ -66,6 +72,21 @@ def _shape(node: Node) -> list[Array] | None:
         return None
     sizes = np.array(part, np.int64)
     return [sizes if node.op == "Shape" else np.array(np.prod(sizes), np.int64)]
+
+
+def _times_zero(node: Node) -> list[Array] | None:
+    """x * 0 = 0 in integers: how exporters keep an input that nothing needs."""
+    values = [value for value in node.inputs if value is not None]
+    zero = next((v.data for v in values if v.data is not None and not v.data.any()), None)
+    if zero is None or zero.dtype.kind not in "iu":
+        return None
+    if any(v.shape is None or not all(isinstance(d, int) for d in v.shape) for v in values):
+        return None
+    try:
+        shape = np.broadcast_shapes(*(v.static_shape for v in values))
+    except ValueError:
+        return None  # `infer` says so
+    return [np.zeros(shape, zero.dtype)] if math.prod(shape) <= MAX_ZEROS else None
 
 
 def bind_values(graph: Graph, values: Mapping[str, Array]) -> Graph:

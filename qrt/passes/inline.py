@@ -13,16 +13,22 @@ def inline_branches(graph: Graph) -> Graph:
     for node in graph.nodes:
         for inner in node.subgraphs.values():
             inline_branches(inner)
-    graph.nodes = [new for node in graph.nodes for new in _inlined(node)]
+    graph.nodes = [new for node in graph.nodes for new in inlined(node)]
     return graph
 
 
-def _inlined(node: Node) -> list[Node]:
-    condition = node.input(0)
-    if node.op != "If" or node.domain or condition is None or condition.data is None:
+def is_decided(node: Node) -> bool:
+    """True for an If whose condition is known."""
+    condition = node.inputs[0] if node.op == "If" and node.domain == "" else None
+    return condition is not None and condition.data is not None and condition.data.size == 1
+
+
+def inlined(node: Node) -> list[Node]:
+    """The nodes that stand for `node`: those of a branch where it is an If that is decided."""
+    if not is_decided(node):
         return [node]
-    if condition.data.size != 1:
-        return [node]
+    condition = node.required(0)
+    assert condition.data is not None
     branch: Graph = node.attrs["then_branch" if condition.data.item() else "else_branch"]
     first = len(node.inputs) - node.captures
     given = node.inputs[first:]

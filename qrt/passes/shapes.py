@@ -6,7 +6,7 @@ means something else for this shape alone (`resolve`) is rewritten on the way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from qrt.ir.domains import ONNX_DOMAINS
 from qrt.ops import OPS, host
 from qrt.ops.one_node import Result
 from qrt.passes.fold import folded, set_constants
+from qrt.passes.inline import inlined, is_decided
 from qrt.passes.resolve import resolve
 from qrt.quant.affine import Array
 
@@ -37,16 +38,35 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     kept: list[Node] = []
     outputs = set(graph.outputs)
     for original in graph.nodes:
-        for node in _resolved(original):
-            arrays = folded(node)
-            if arrays is None:
-                arrays = _infer(graph, node)
-            if arrays is None:
-                kept.append(node)
-            else:
-                kept.extend(set_constants(node, arrays, outputs))
+        try:
+            for chosen in _chosen(original):
+                for node in _resolved(chosen):
+                    arrays = folded(node)
+                    if arrays is None:
+                        arrays = _infer(graph, node)
+                    if arrays is None:
+                        kept.append(node)
+                    else:
+                        kept.extend(set_constants(node, arrays, outputs))
+        except OpenShapeError as error:
+            if original.subgraphs:  # its branch is no part of the graph that asks
+                error.output = original.outputs[0].name
+            raise
     graph.nodes = kept
     return graph
+
+
+def _chosen(node: Node) -> Iterator[Node]:
+    """`node`, or those of the branch that its condition, known by now, chooses."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if is_decided(node):
+            waiting += reversed(inlined(node))
+        elif node.subgraphs:
+            raise OpenShapeError(f"{node.where}: shapes do not decide it", node.outputs[0].name)
+        else:
+            yield node
 
 
 def _resolved(node: Node) -> list[Node]:

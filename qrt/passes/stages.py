@@ -18,7 +18,7 @@ from qrt.passes.dead import remove_dead
 from qrt.passes.fold import fold_constants
 from qrt.passes.identities import drop_identities
 from qrt.passes.inline import inline_branches
-from qrt.passes.values import NONE, Roots, open_shape, parameters, wanted_inputs
+from qrt.passes.values import NONE, Roots, is_planned, open_shape, parameters, wanted_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +123,16 @@ def _tensor_stage(
     return TensorStage(stage, frozenset(wanted_inputs(stage, inner)))
 
 
+def _is_planned(node: Node, roots: Roots) -> bool:
+    """True for an If whose branch shapes choose: `bind_shapes` puts that branch in its place."""
+    if node.op != "If" or node.domain:
+        return False
+    return roots.get(node.required(0)) == NONE and all(map(is_planned, node.subgraphs.values()))
+
+
 def _ends_stage(node: Node, roots: Roots, learned: Learned) -> str:
     """Why `node` runs by itself; empty where it is part of a program."""
-    if node.subgraphs:
+    if node.subgraphs and not _is_planned(node, roots):
         return "it runs subgraphs"
     name = next((value.name for value in node.outputs if value.name), "")
     if name in learned.nodes:

@@ -129,7 +129,7 @@ def parameters(graph: Graph, inputs: Iterable[Value]) -> Roots:
 def _roots(node: Node, roots: Roots) -> frozenset[Value] | None:
     if node.domain == "" and node.op in OPEN:
         return NONE if node.required(0).is_numeric else None
-    if node.op in RANDOM or node.subgraphs:
+    if node.op in RANDOM or not all(map(is_planned, node.subgraphs.values())):
         return None
     made = NONE
     for value in node.inputs:
@@ -139,7 +139,20 @@ def _roots(node: Node, roots: Roots) -> frozenset[Value] | None:
         if found is None:
             return None
         made |= found
+    if node.subgraphs and node.op != "If":
+        return None
     return made if not made or node.op in ARITHMETIC else None
+
+
+def is_planned(graph: Graph) -> bool:
+    """True for a subgraph that gives the same for the same inputs, and that a program may hold."""
+    return all(
+        node.op not in RANDOM
+        and all(value.is_numeric for value in (*node.inputs, *node.outputs) if value is not None)
+        and (not node.subgraphs or node.op == "If")
+        and all(map(is_planned, node.subgraphs.values()))
+        for node in graph.nodes
+    )
 
 
 def specialised_inputs(graph: Graph) -> set[str]:

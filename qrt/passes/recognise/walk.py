@@ -208,6 +208,7 @@ class Walk:
                 (_label(node),),
                 why,
                 node.onnx_op,
+                node.captures,
             )
         )
         return outs
