@@ -15,10 +15,12 @@ from qrt.passes.dead import remove_dead
 from qrt.passes.fold import bind_values, fold_constants
 from qrt.passes.identities import drop_identities
 from qrt.passes.layout import choose_layouts
+from qrt.passes.narrow import narrow_quantize
 from qrt.passes.pads import absorb_pads
 from qrt.passes.ranks import infer_ranks
 from qrt.passes.recognise import recognise
 from qrt.passes.reshapes import merge_reshapes
+from qrt.passes.same_names import drop_contrib_names
 from qrt.passes.shapes import bind_shapes
 from qrt.passes.signed_codes import quantize_signed
 from qrt.passes.sink_copies import sink_copies
@@ -40,8 +42,10 @@ Pass = Callable[[Graph], Graph]
 
 # in this order; each takes a graph it may change and gives the one to go on with
 OPTIMIZE: list[Pass] = [
+    drop_contrib_names,
     fold_constants,
     drop_identities,
+    narrow_quantize,
     fold_batchnorm,
     remove_dead,
     infer_ranks,

@@ -15,7 +15,7 @@ import numpy as np
 from qrt.ir import Graph, Node, Value
 from qrt.ir.graph import Dim, Shape
 from qrt.passes.arithmetic import integers, reshape_target
-from qrt.passes.spellings import SPELLINGS, operands_of
+from qrt.passes.spellings import QONNX_DOMAINS, QONNX_OPS, SPELLINGS, operands_of
 
 Rule = Callable[[Node], "Shape | None"]
 
@@ -44,6 +44,8 @@ def _dtype(node: Node, name: str) -> np.dtype[Any] | None:
         return np.dtype(np.uint8)
     if node.op == "DequantizeLinear":
         return node.required(1).dtype
+    if node.domain in QONNX_DOMAINS:
+        return np.dtype(np.float32)
     source: Value | None = None
     if node.op == "QuantizeLinear":
         source = node.input(2)
@@ -271,7 +273,7 @@ SAME = (
     "PRelu", "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Hardmax", "Abs", "Celu", "Ceil",
     "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Log", "Mish", "Neg", "Not",
     "Reciprocal", "Round", "Selu", "Shrink", "Sign", "Softplus", "Softsign", "Sqrt", "Swish",
-    "Tanh", "ThresholdedRelu", "Trilu", "Sin", "Cos",
+    "Tanh", "ThresholdedRelu", "Trilu", "Sin", "Cos", *QONNX_OPS,
 )  # fmt: skip
 BROADCAST = (
     "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max",

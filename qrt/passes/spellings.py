@@ -40,6 +40,10 @@ SPELLINGS: dict[str, Spelling] = {
     "QLinearSoftmax": Spelling("Softmax", _UNARY, 3),
 }
 
+# QONNX's quantizers, and the domains that its tools have put them in; Quant is IntQuant's old name
+QONNX_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
+QONNX_OPS = ("BipolarQuant", "IntQuant", "Quant", "Trunc")
+
 
 def operands_of(node: Node) -> tuple[tuple[int, int | None], ...]:
     """The operands of this node: QLinearConcat lists as many as it likes, after its output's

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from qrt.ir import Graph, Node, Value
 from qrt.ops.host import RANDOM
+from qrt.passes.spellings import QONNX_DOMAINS, QONNX_OPS
 
 # (domain, op) -> input positions whose elements shape the program
 POSITIONS: dict[tuple[str, str], tuple[int, ...]] = {
@@ -71,6 +72,7 @@ POSITIONS: dict[tuple[str, str], tuple[int, ...]] = {
     ("com.microsoft", "QLinearSoftmax"): (1, 2, 3, 4),
     ("com.microsoft", "QLinearWhere"): (2, 3, 5, 6, 7, 8),
     ("com.microsoft", "QuantizeLinear"): (1, 2),
+    **{(domain, op): (1, 2, 3, 4, 5) for domain in QONNX_DOMAINS for op in QONNX_OPS},
 }
 # (domain, op) -> input positions whose elements decide the shape of an output
 SHAPED: dict[tuple[str, str], tuple[int, ...]] = {

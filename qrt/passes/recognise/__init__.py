@@ -18,12 +18,13 @@ from qrt.passes.recognise import (
     pointwise,
     pools,
     products,
+    qonnx,
     resize,
 )
 from qrt.passes.recognise.qoperators import qoperator
 from qrt.passes.recognise.views import Plain, View
 from qrt.passes.recognise.walk import Outcome, Recogniser, Walk
-from qrt.passes.spellings import SPELLINGS
+from qrt.passes.spellings import QONNX_DOMAINS, SPELLINGS
 from qrt.quant import functions
 
 MOVEMENTS = (
@@ -76,16 +77,15 @@ ONNX: dict[str, Recogniser] = {
 
 MICROSOFT: dict[str, Recogniser] = {
     **dict.fromkeys(SPELLINGS, qoperator),
-    "DequantizeLinear": linear.dequantize_linear,
     "GatherBlockQuantized": nbits_gather.gather_block_quantized,
     "Gelu": pointwise.unary,
     "MatMulNBits": nbits.matmul_nbits,
-    "QuantizeLinear": linear.quantize_linear,
 }
 
 RECOGNISERS: dict[tuple[str, str], Recogniser] = {
     **{("", op): recognise for op, recognise in ONNX.items()},
     **{("com.microsoft", op): recognise for op, recognise in MICROSOFT.items()},
+    **{(domain, op): r for domain in QONNX_DOMAINS for op, r in qonnx.RECOGNISERS.items()},
 }
 
 

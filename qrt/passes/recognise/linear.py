@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear (ONNX opset 10 to 25, com.microsoft): into and out of views.
+"""QuantizeLinear and DequantizeLinear (ONNX opset 10 to 25): into and out of views.
 
 Equations: Q(view) = view.quantize(y); DQ(codes) = Mapped(codes); DQ(constant) = Fixed;
 Q(DQ(int32)) = Requantize.
@@ -46,20 +46,23 @@ def quantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outcome
 
 
 def quantize_view(walk: Walk, node: Node, x: View | None, y: QParams) -> Outcome:
-    """The 8-bit tensor that QuantizeLinear makes of `x`; output 0 of `node`."""
+    """The tensor that QuantizeLinear makes of `x`, between the limits of `passes.narrow`; output 0
+    of `node`."""
     like = node.outputs[0]
+    qmin, qmax = node.attrs.get("qmin", y.qmin), node.attrs.get("qmax", y.qmax)
     assert x is not None
     constant = x.floats() if isinstance(x, Fixed) else None
     if isinstance(x, Plain):
         constant = x.value.data
     if constant is not None and constant.dtype == np.float32:
-        return Plain(walk.constant(quantize(constant, y), like))
+        return Plain(walk.constant(np.clip(quantize(constant, y), qmin, qmax), like))
     if not y.per_tensor or y.dtype not in (U8, S8):
         # no operator computes with per_channel or 16-bit tensors: they leave the walk as they are
         real = walk.real(x, node.required(0))
         return Plain(walk.emit("Quantize", [real], {"y": y}, walk.result(like, y.dtype)))
     walk.absorbed = [node]
-    codes = walk.quantize(x, unsigned(y), like)
+    raised = 128 if y.dtype == S8 else 0
+    codes = walk.quantize(x, unsigned(y), like, qmin + raised, qmax + raised)
     walk.absorbed = []
     return Codes(codes.root, codes.table, y.dtype, node)
 
