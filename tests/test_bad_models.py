@@ -206,7 +206,7 @@ UNSUPPORTED: dict[str, Case] = {
             [node("Gradient", "x", "y", domain=TRAINING, name="n", xs=["x"], y="z")],
             domains=[TRAINING],
         ),
-        UnsupportedError, ("Gradient 'n'", "No registered implementation"),
+        UnsupportedError, ("Gradient 'n'", "needs the derivative of the graph"),
     ),
 }  # fmt: skip
 

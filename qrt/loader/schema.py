@@ -10,6 +10,7 @@ from onnx.defs import OpSchema, SchemaError
 
 from qrt.errors import ModelError, UnsupportedError
 from qrt.loader.attributes import ATTRIBUTE_KINDS, Attribute, type_name
+from qrt.loader.refused import REFUSED
 
 _KIND_OF = {getattr(OpSchema.AttrType, type_name(kind)): kind for kind in ATTRIBUTE_KINDS}
 _OPTIONAL = OpSchema.FormalParameterOption.Optional
@@ -37,6 +38,8 @@ def check_signature(
     schema = schema_of(op, version, domain)
     if schema is None:
         raise UnsupportedError(f"{where}: {_unknown(op, version, domain)}")
+    if (domain, op) in REFUSED:
+        raise UnsupportedError(f"{where}: {op} is not supported: {REFUSED[domain, op]}")
     if schema.deprecated:
         raise UnsupportedError(
             f"{where}: {op} is deprecated since opset {schema.since_version}"

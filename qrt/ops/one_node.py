@@ -13,6 +13,7 @@ import numpy as np
 from qrt.errors import ModelError, UnsupportedError
 from qrt.ir import Node, Value
 from qrt.ir.domains import onnx_domain
+from qrt.ops.to_onnx import attribute_protos
 
 if TYPE_CHECKING:
     import onnx
@@ -121,7 +122,7 @@ def one_node_model(node: Node, version: int, shown: Sequence[int]) -> onnx.Model
     outputs = [f"o{i}" for i in range(len(node.outputs))]
     domain = onnx_domain(node)
     made = helper.make_node(node.op, names, outputs, domain=domain)
-    made.attribute.extend(_attributes(node, version))
+    made.attribute.extend(attribute_protos(node, version))
     inputs, initializers = [], []
     for i, value in enumerate(node.inputs):
         if value is None:
@@ -139,7 +140,9 @@ def one_node_model(node: Node, version: int, shown: Sequence[int]) -> onnx.Model
     graph = helper.make_graph(
         [made], "node", inputs, [ValueInfoProto(name=name) for name in outputs], initializers
     )
-    opsets = {"": defs.onnx_opset_version(), domain: version}  # functions need the first
+    # of the first are functions, and subgraphs where there are some
+    inner = [graph.opsets[""] for graph in node.subgraphs.values() if "" in graph.opsets]
+    opsets = {"": max(inner, default=defs.onnx_opset_version()), domain: version}
     return helper.make_model(
         graph, opset_imports=[helper.make_opsetid(*entry) for entry in opsets.items()]
     )
@@ -149,22 +152,6 @@ def first_line(error: Exception) -> str:
     """Kind and first line of an exception of somebody else's, for a message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-def _attributes(node: Node, version: int) -> list[Any]:
-    """AttributeProtos; the schema says of which type, since [] and 1 do not."""
-    from onnx import defs, helper, numpy_helper
-
-    schema = defs.get_schema(node.op, version, onnx_domain(node))
-    made = []
-    for name, value in node.attrs.items():
-        if name not in schema.attributes:  # a tool's private note
-            continue
-        if isinstance(value, np.ndarray):
-            value = numpy_helper.from_array(value)
-        kind: Any = schema.attributes[name].type
-        made.append(helper.make_attribute(name, value, attr_type=int(kind.value)))
-    return made
 
 
 def _input_name(i: int) -> str:

@@ -37,6 +37,11 @@ class SingleFunction:
             raise UnsupportedError(
                 f"{node.where}: operator {node.op} of domain {node.domain} is not supported"
             )
+        if node.captures:
+            raise UnsupportedError(
+                f"{node.where}: a subgraph of {node.op} that reads values of the graph around it is"
+                " not supported"
+            )
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
         """Values of the outputs; KernelError for whatever goes wrong."""
