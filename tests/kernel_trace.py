@@ -20,7 +20,7 @@ import numpy as np
 
 from qrt.gemm import depthwise_carry, depthwise_tile, nbits_tile, tile, widen, winograd_tile
 from qrt.gemm.depthwise_order import TALL
-from qrt.gemm.depthwise_table import DEPTHWISE
+from qrt.gemm.depthwise_table import DEPTHWISE, DepthwiseSpec
 from qrt.gemm.dots import FAMILIES
 from qrt.gemm.nbits_table import NBitsTile, block_nbytes
 from qrt.jit.declare import HEADER, Extent, Helper, Intrinsic, Kernel
@@ -177,13 +177,13 @@ class _Rebuilder:
         if made.get("kind") == "interleave":
             return _interleave(trace, made["family"], made["lanes"])
         if made.get("kind") == "carry":
-            return _carry_row(trace, made["lanes"], *made["shape"])
+            return _carry_row(trace, _depthwise_spec(made), made["lanes"], *made["shape"])
         if name == "call_winograd_input":
             return _winograd_input(trace, made["lanes"])
         if name == "call_winograd_output":
             return _winograd_output(trace, made["lanes"], made["epilogue"])
         if made.get("kind") == "tile":
-            return _depthwise_tile(trace, made["family"], made["lanes"], made["pixels"])
+            return _depthwise_tile(trace, _depthwise_spec(made), made["lanes"])
         raise NotImplementedError(f"the trace does not know the intrinsic {name}")
 
 
@@ -358,7 +358,14 @@ def _interleave(trace: Trace, family: str, lanes: int) -> Any:
     return run
 
 
-def _carry_row(trace: Trace, lanes: int, kernel_w: int, stride: int) -> Any:
+def _depthwise_spec(made: dict[str, Any]) -> DepthwiseSpec:
+    row = (made["family"], made["epilogue"])
+    return next(s for s in DEPTHWISE if (s.family, s.epilogue) == row)
+
+
+def _carry_row(
+    trace: Trace, spec: DepthwiseSpec, lanes: int, kernel_w: int, stride: int
+) -> Any:
     """A generated row, by the contract in `qrt.gemm.depthwise_carry.build_carry_row`."""
 
     rows = 5 if kernel_w == TALL else 4
@@ -366,7 +373,7 @@ def _carry_row(trace: Trace, lanes: int, kernel_w: int, stride: int) -> Any:
     def run(*args: int) -> int:
         a = dict(zip(depthwise_carry.arguments(rows), args, strict=True))
         assert 1 <= a["n"] <= 4 * lanes
-        trace.touch(a["columns"], 32 * lanes)
+        trace.touch(a["columns"], 4 * spec.column_nbytes * lanes)
         trace.touch(a["limits"], 12)
         places = [*range(0, 2 * kernel_w, 2), 1, 3] if rows == 5 else range(kernel_w)
         for place in places:
@@ -377,28 +384,28 @@ def _carry_row(trace: Trace, lanes: int, kernel_w: int, stride: int) -> Any:
                 inside = 0 <= at < a["inside"]
                 trace.touch(a[f"p{r}"] + at * a[f"s{r}"] if inside else a["pad"], 4 * lanes)
         for ox in trace.counted(a["width"]):
-            trace.touch(a["out"] + ox * a["ldc"], int(a["n"]), writes=True)
+            trace.touch(a["out"] + ox * a["ldc"], int(a["n"]) * spec.itemsize, writes=True)
         return 0
 
     return run
 
 
-def _depthwise_tile(trace: Trace, family: str, lanes: int, pixels: int) -> Any:
+def _depthwise_tile(trace: Trace, spec: DepthwiseSpec, lanes: int) -> Any:
     """A generated depthwise tile, by the contract in `qrt.gemm.depthwise_tile.build_tile`."""
 
     def run(*args: int) -> int:
         a = dict(zip(depthwise_tile.ARGUMENTS, args, strict=True))
-        assert 1 <= a["m"] <= pixels and 1 <= a["n"] <= 4 * lanes
+        assert 1 <= a["m"] <= spec.pixels and 1 <= a["n"] <= 4 * lanes
         groups = int(a["row_groups"])
-        trace.touch(a["columns"], 32 * lanes)
+        trace.touch(a["columns"], 4 * spec.column_nbytes * lanes)
         trace.touch(a["limits"], 12)
         trace.touch(a["weights"], int(a["kernel_w"]) * groups * 16 * lanes)
-        for p in range(pixels):
+        for p in range(spec.pixels):
             for kx in trace.counted(a["kernel_w"]):
                 at = a["scratch"] + p * a["pixel_step"] + kx * a["tap_step"]
                 trace.touch(at, groups * 16 * lanes)
         for p in range(int(a["m"])):
-            trace.touch(a["out"] + p * a["ldc"], int(a["n"]), writes=True)
+            trace.touch(a["out"] + p * a["ldc"], int(a["n"]) * spec.itemsize, writes=True)
         return 0
 
     return run

@@ -79,7 +79,8 @@ def test_honest_rows(spec: DepthwiseSpec) -> None:
             own |= set(touched(trace, kernel, "scratch"))
             tally.expect((seed, row), not own & used, "two threads use the same scratch")
             used |= own
-        wrote = range(row["batch"] * row["out_height"] * row["out_width"] * row["channels"])
+        outputs = row["batch"] * row["out_height"] * row["out_width"] * row["channels"]
+        wrote = range(outputs * spec.itemsize)
         tally.expect((seed, row), writes == Counter(wrote), "y is not written once per byte")
         tally.expect((seed, row), by_name["y"].nbytes == len(wrote), "the extent of y is not tight")
         for name in ("columns", "weights") if spec.family != "portable" else ():
@@ -166,13 +167,13 @@ def test_sizes_whose_product_passes_int64() -> None:
 def test_pad_pixels() -> None:
     """The same of the kernel that lays out pads: honest rows once per byte, corrupt ones inside."""
     tally = Tally("pad_pixels", seed=605)
-    sizes = PAD_FIELDS[2:]
+    sizes = PAD_FIELDS[3:]
     rng = np.random.default_rng(tally.seed)
     for i in range(400):
-        row = {"x": 0, "y": 0} | {name: int(rng.integers(0, 5)) for name in sizes}
+        row = dict.fromkeys(PAD_FIELDS[:3], 0) | {name: int(rng.integers(0, 5)) for name in sizes}
         honest = i % 2 == 0
         if not honest:
-            for name in rng.choice(sizes[:-1], 2, replace=False):  # `fill` is a value, not a size
+            for name in rng.choice(sizes, 2, replace=False):
                 row[name] = int(rng.choice(np.array(ANYTHING, object)))
         try:
             extents = pad_pixels_kernel.extents(row)

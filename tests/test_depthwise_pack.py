@@ -93,21 +93,26 @@ def test_portable_weights() -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_columns(spec: DepthwiseSpec) -> None:
-    """Per block: bias, then multiplier, in the block's channel order; zeros behind the last."""
+    """Per block: bias in the order of sums, then what the epilogue takes, in that of its outputs;
+    zeros behind the last."""
     for channels in CHANNELS:
         bias = np.arange(channels, dtype=np.int32) + 1
         multiplier = np.arange(channels, dtype=np.float32) + 0.5
-        packed = pack_depthwise_columns(channels, spec, bias, multiplier)
+        float_bias = multiplier - 7
+        arrays = [("u8", bias), (spec.epilogue, multiplier)]
+        if spec.epilogue == "f32":
+            arrays += [("f32", np.zeros(channels, np.float32)), ("f32", float_bias)]
+        packed = pack_depthwise_columns(channels, spec, bias, multiplier, float_bias)
         if spec.family == "portable":
-            np.testing.assert_array_equal(packed[: 4 * channels].view(np.int32), bias)
-            np.testing.assert_array_equal(packed[4 * channels :].view(np.float32), multiplier)
+            for got, (_, want) in zip(packed.reshape(len(arrays), -1), arrays, strict=True):
+                np.testing.assert_array_equal(got.view(want.dtype), want)
             continue
         at, c0 = 0, 0
         for lanes in blocks(channels, spec):
-            order = np.array(column_order(4, lanes, "u8")) + c0
-            valid = order < channels
-            for dtype, values in ((np.int32, bias), (np.float32, multiplier)):
-                got = packed[at : at + 16 * lanes].view(dtype)
+            for kind, values in arrays:
+                order = np.array(column_order(4, lanes, kind)) + c0
+                valid = order < channels
+                got = packed[at : at + 16 * lanes].view(values.dtype)
                 want = np.where(valid, values[np.where(valid, order, 0)], 0)
                 np.testing.assert_array_equal(got, want, f"{channels} channels, block at {c0}")
                 at += 16 * lanes

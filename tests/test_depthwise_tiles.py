@@ -25,6 +25,7 @@ from qrt.ops import conv
 from qrt.simd.features import active_features
 
 SPECS = [pytest.param(spec, id=spec.kernel_name) for spec in DEPTHWISE]
+NARROW = [pytest.param(s, id=s.kernel_name) for s in DEPTHWISE if s.epilogue == "u8"]
 NAMES = ("strides", "pads", "dilations")
 Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 RANDOM_CASES = 250
@@ -56,12 +57,13 @@ def compare(
 
 
 def drawn(
-    rng: np.random.Generator, batch: int, c: int, size: tuple[int, ...], kernel: tuple[int, ...]
-) -> tuple[Array, Array, Numbers]:
+    rng: np.random.Generator, batch: int, c: int, size: tuple[int, ...], kernel: tuple[int, ...],
+    epilogue: str = "u8",
+) -> tuple[Array, Array, Numbers]:  # fmt: skip
     """x, w and numbers, no weight zero points."""
     x = rng.integers(0, 256, (batch, c, *size), dtype=np.uint8)
     w = rng.integers(-128, 128, (c, 1, *kernel), dtype=np.int8)
-    return x, w, draw_numbers(rng, c, int(np.prod(kernel)), "u8")
+    return x, w, draw_numbers(rng, c, int(np.prod(kernel)), epilogue)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -77,7 +79,7 @@ def test_channels_and_widths(spec: DepthwiseSpec) -> None:
     # 5x5 too: with dot groups of four rows it has a row function of its own
     for c, width, size in combinations(sorted(e for e in edges if e > 1), sorted(widths), (3, 5)):
         stride = 1 + (size == 5 and width % 2)
-        x, w, numbers = drawn(rng, 1, c, (4, width), (size, size))
+        x, w, numbers = drawn(rng, 1, c, (4, width), (size, size), spec.epilogue)
         geometry = ((stride, stride), (size // 2,) * 4, (1, 1))
         compare(tally, (c, width, size), x, w, numbers, geometry, level, spec.kernel_name)
     tally.finish()
@@ -90,11 +92,11 @@ def test_kernels(spec: DepthwiseSpec) -> None:
     tally = Tally(spec.kernel_name, seed=402)
     rng = np.random.default_rng(tally.seed)
     for kh, kw, stride in combinations((1, 2, 3, 4, 5, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2)):
-        x, w, numbers = drawn(rng, 1, 5, (11, 10), (kh, kw))
+        x, w, numbers = drawn(rng, 1, 5, (11, 10), (kh, kw), spec.epilogue)
         geometry = ((stride, stride), (kh // 2, kw // 2, kh // 2, kw // 2), (1, 1))
         compare(tally, (kh, kw, stride), x, w, numbers, geometry, level, spec.kernel_name)
     for kernel, stride in combinations((1, 2, 3, 8), (1, 3)):
-        x, w, numbers = drawn(rng, 2, 67, (13,), (kernel,))
+        x, w, numbers = drawn(rng, 2, 67, (13,), (kernel,), spec.epilogue)
         line: Geometry = ((stride,), (kernel - 1, 0), (2,))
         compare(tally, (kernel, stride), x, w, numbers, line, level, spec.kernel_name)
     tally.finish()
@@ -115,7 +117,7 @@ def test_random_geometry(spec: DepthwiseSpec) -> None:
         if min(spans) < 1:
             continue
         batch, c = int(rng.integers(1, 4)), int(rng.integers(2, 150))
-        x, w, numbers = drawn(rng, batch, c, size, kernel)
+        x, w, numbers = drawn(rng, batch, c, size, kernel, spec.epilogue)
         threads = int(rng.integers(1, 4))
         case = f"x {x.shape} w {w.shape} {strides} {pads} {dilations}, {threads} threads"
         geometry = (strides, pads, dilations)
@@ -138,9 +140,9 @@ def test_extremes(spec: DepthwiseSpec) -> None:
             x = np.full((1, c, 12, 12), x_value, np.uint8)
             w = np.full((c, 1, *kernel), w_value, np.int8)
             numbers = replace(
-                draw_numbers(rng, c, kernel[0] * kernel[1], "u8"),
+                draw_numbers(rng, c, kernel[0] * kernel[1], spec.epilogue),
                 x_zero_point=x_zero_point, y_zero_point=y_zero_point, qmin=qmin, qmax=qmax,
-                y_scale=kernel[0] * kernel[1] * 128.0,
+                y_scale=kernel[0] * kernel[1] * 128.0 if spec.epilogue == "u8" else None,
             )  # fmt: skip
             geometry = ((1, 1), (1, 2, 3, 4), (1, 1))
             case = (x_value, w_value, x_zero_point, y_zero_point, kernel, qmin, qmax)
@@ -148,12 +150,12 @@ def test_extremes(spec: DepthwiseSpec) -> None:
     tally.finish()
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", NARROW)
 def test_ties_and_multipliers(spec: DepthwiseSpec) -> None:
     """Sums on ties, denormal multipliers; a multiplier past the precondition runs portably."""
     level = level_or_skip(spec)
     tally = Tally(spec.kernel_name, seed=405)
-    portable = DEPTHWISE[-1].kernel_name
+    portable = next(s for s in DEPTHWISE if s.family == "portable").kernel_name
     x = np.arange(256, dtype=np.uint8).reshape(1, 2, 8, 16)
     w = np.array([1, -1], np.int8).reshape(2, 1, 1, 1)
     geometry = ((1, 1), (0, 0, 0, 0), (1, 1))
@@ -177,9 +179,10 @@ def test_weight_zero_points(spec: DepthwiseSpec) -> None:
     tally = Tally(spec.kernel_name, seed=406)
     rng = np.random.default_rng(tally.seed)
     able = [s for s in DEPTHWISE if set(s.features) <= active_features(level)]
+    able = [s for s in able if s.epilogue == spec.epilogue]
     expect = next(s for s in able if s.weight_dtype is np.int16).kernel_name
     for c, extreme in combinations((2, 31, 67), (False, True)):
-        x, w, numbers = drawn(rng, 2, c, (6, 7), (3, 3))
+        x, w, numbers = drawn(rng, 2, c, (6, 7), (3, 3), spec.epilogue)
         zero_points = rng.integers(-128, 128, c)
         if extreme:
             w[...] = rng.choice([-128, 127], w.shape)
@@ -198,7 +201,7 @@ def test_threads(spec: DepthwiseSpec) -> None:
     tally = Tally(spec.kernel_name, seed=407)
     rng = np.random.default_rng(tally.seed)
     for threads, c, height, batch in combinations((1, 2, 3, 8), (2, 65, 130), (1, 2, 5), (1, 2)):
-        x, w, numbers = drawn(rng, batch, c, (height, 6), (3, 3))
+        x, w, numbers = drawn(rng, batch, c, (height, 6), (3, 3), spec.epilogue)
         geometry = ((1, 1), (1, 1, 1, 1), (1, 1))
         case = (threads, c, height, batch)
         compare(tally, case, x, w, numbers, geometry, level, spec.kernel_name, threads)

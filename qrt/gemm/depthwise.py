@@ -50,23 +50,23 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
     """The depthwise kernel of a generated family."""
     rows = spec.rows
     quads = rows == 4
-    pixels = spec.pixels
     wide_lanes, slim_lanes = spec.lanes[0], spec.lanes[-1]
-    wide_interleave = interleave_row(spec.family, rows, wide_lanes)
-    slim_interleave = interleave_row(spec.family, rows, slim_lanes)
-    wide_tiles = row_tiles(spec.family, wide_lanes, pixels)
-    slim_tiles = row_tiles(spec.family, slim_lanes, pixels)
+    wide_interleave = interleave_row(spec, wide_lanes)
+    slim_interleave = interleave_row(spec, slim_lanes)
+    wide_tiles = row_tiles(spec, wide_lanes)
+    slim_tiles = row_tiles(spec, slim_lanes)
     wide_carry1, wide_carry2, slim_carry1, slim_carry2 = (
-        carry_row(spec.family, lanes, stride) if quads else wide_interleave
+        carry_row(spec, lanes, stride) if quads else wide_interleave
         for lanes in (wide_lanes, slim_lanes)
         for stride in (1, 2)
     )
     wide_tall1, wide_tall2, slim_tall1, slim_tall2 = (
-        tall_row(spec.family, lanes, stride) if quads else wide_interleave
+        tall_row(spec, lanes, stride) if quads else wide_interleave
         for lanes in (wide_lanes, slim_lanes)
         for stride in (1, 2)
     )
-    itemsize = np.dtype(spec.weight_dtype).itemsize
+    weight_nbytes = np.dtype(spec.weight_dtype).itemsize
+    itemsize, column_size = spec.itemsize, spec.column_nbytes
     wide, slim = 4 * wide_lanes, 4 * slim_lanes
 
     def depthwise(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
@@ -81,6 +81,7 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
         limits = operand(row, LIMITS, arena, constants)
         scratch = operand(row, SCRATCH, arena, constants) + thread * row[SCRATCH_NBYTES]
         channels = row[CHANNELS]
+        ldc = channels * itemsize
         height, width = row[HEIGHT], row[WIDTH]
         out_height, out_width = row[OUT_HEIGHT], row[OUT_WIDTH]
         kernel_h, kernel_w = row[KERNEL_H], row[KERNEL_W]
@@ -119,9 +120,9 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
             vector_nbytes = 4 * lanes
             column_nbytes = groups * 4 * vector_nbytes
             iy0 = oy * row[STRIDE_H] - row[PAD_H]
-            weights = weights0 + c0 * groups * rows * kernel_w * itemsize
-            columns = columns0 + c0 * 8
-            out = y + line * out_width * channels + c0
+            weights = weights0 + c0 * groups * rows * kernel_w * weight_nbytes
+            columns = columns0 + c0 * column_size
+            out = y + (line * out_width * channels + c0) * itemsize
             q0 = pad
             q1 = pad
             q2 = pad
@@ -159,34 +160,34 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
                         t0, t1, t2, t3 = s0, s1, s2, s3
                     elif is_slim and stride_w == 1:
                         slim_tall1(q0, q1, q2, q3, p0, t0, t1, t2, t3, s0, pad, before, inside,
-                                   out_width, weights, columns, out, channels, valid,
+                                   out_width, weights, columns, out, ldc, valid,
                                    limits)  # fmt: skip
                     elif is_slim:
                         slim_tall2(q0, q1, q2, q3, p0, t0, t1, t2, t3, s0, pad, before, inside,
-                                   out_width, weights, columns, out, channels, valid,
+                                   out_width, weights, columns, out, ldc, valid,
                                    limits)  # fmt: skip
                     elif stride_w == 1:
                         wide_tall1(q0, q1, q2, q3, p0, t0, t1, t2, t3, s0, pad, before, inside,
-                                   out_width, weights, columns, out, channels, valid,
+                                   out_width, weights, columns, out, ldc, valid,
                                    limits)  # fmt: skip
                     else:
                         wide_tall2(q0, q1, q2, q3, p0, t0, t1, t2, t3, s0, pad, before, inside,
-                                   out_width, weights, columns, out, channels, valid,
+                                   out_width, weights, columns, out, ldc, valid,
                                    limits)  # fmt: skip
                     continue
                 if quads and carry:
                     if is_slim and stride_w == 1:
                         slim_carry1(p0, p1, p2, p3, s0, s1, s2, s3, pad, before, inside, out_width,
-                                    weights, columns, out, channels, valid, limits)  # fmt: skip
+                                    weights, columns, out, ldc, valid, limits)  # fmt: skip
                     elif is_slim:
                         slim_carry2(p0, p1, p2, p3, s0, s1, s2, s3, pad, before, inside, out_width,
-                                    weights, columns, out, channels, valid, limits)  # fmt: skip
+                                    weights, columns, out, ldc, valid, limits)  # fmt: skip
                     elif stride_w == 1:
                         wide_carry1(p0, p1, p2, p3, s0, s1, s2, s3, pad, before, inside, out_width,
-                                    weights, columns, out, channels, valid, limits)  # fmt: skip
+                                    weights, columns, out, ldc, valid, limits)  # fmt: skip
                     else:
                         wide_carry2(p0, p1, p2, p3, s0, s1, s2, s3, pad, before, inside, out_width,
-                                    weights, columns, out, channels, valid, limits)  # fmt: skip
+                                    weights, columns, out, ldc, valid, limits)  # fmt: skip
                     continue
                 if is_slim:
                     slim_interleave(pad, p0, p1, p2, p3, s0, s1, s2, s3, to, column_nbytes, before,
@@ -200,10 +201,10 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
             tap_step = dilation_w * column_nbytes
             if is_slim:
                 slim_tiles(row, scratch, pixel_step, tap_step, groups, weights, columns, out,
-                           channels, valid, limits)  # fmt: skip
+                           ldc, valid, limits)  # fmt: skip
             else:
                 wide_tiles(row, scratch, pixel_step, tap_step, groups, weights, columns, out,
-                           channels, valid, limits)  # fmt: skip
+                           ldc, valid, limits)  # fmt: skip
         return 0
 
     def extents(row: Mapping[str, int]) -> list[Extent]:
@@ -215,23 +216,26 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
         extents,
         family="depthwise",
         features=spec.features,
-        preconditions={"max_scaled": 2**31},
+        preconditions={"max_scaled": 2**31} if spec.epilogue == "u8" else {},
     )(depthwise)
 
 
 def _make_portable(spec: DepthwiseSpec) -> Kernel:
     """The scalar row: every output by itself."""
+    narrow = spec.epilogue == "u8"
 
     def depthwise(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         threads = min(threads, row[MAX_THREADS])
         if thread >= threads:
             return 0
         x = as_u8(operand(row, X, arena, constants))
-        y = as_u8(operand(row, Y, arena, constants))
+        codes = as_u8(operand(row, Y, arena, constants))
+        reals = as_f32(operand(row, Y, arena, constants))
         weights = as_i16(operand(row, WEIGHTS, arena, constants))
         bias = as_i32(operand(row, COLUMNS, arena, constants))
         channels = row[CHANNELS]
         multiplier = as_f32(operand(row, COLUMNS, arena, constants) + 4 * channels)
+        float_bias = as_f32(operand(row, COLUMNS, arena, constants) + 12 * channels)
         pad_value = np.int32(as_u8(operand(row, PAD, arena, constants))[0])
         limits = as_i32(operand(row, LIMITS, arena, constants))
         zero_point = limits[0]
@@ -255,9 +259,11 @@ def _make_portable(spec: DepthwiseSpec) -> Kernel:
                                 value = np.int32(x[at + c])
                             w = np.int32(weights[(ky * row[KERNEL_W] + kx) * channels + c])
                             acc = add32(acc, mul32(value, w))
-                    y[out + c] = quantize_u8(
-                        np.float32(acc) * multiplier[c], low, high, zero_point
-                    )
+                    scaled = np.float32(acc) * multiplier[c]
+                    if narrow:
+                        codes[out + c] = quantize_u8(scaled, low, high, zero_point)
+                    else:
+                        reals[out + c] = scaled + float_bias[c]
         return 0
 
     def extents(row: Mapping[str, int]) -> list[Extent]:

@@ -53,9 +53,9 @@ def depthwise_extents(spec: DepthwiseSpec, row: Mapping[str, int]) -> list[Exten
     pixels = row["batch"] * row["out_height"] * row["out_width"]
     return [
         Extent("x", row["batch"] * row["height"] * row["width"] * channels),
-        Extent("y", pixels * channels, writes=True),
+        Extent("y", pixels * channels * spec.itemsize, writes=True),
         Extent("weights", weights),
-        Extent("columns", 8 * padded),
+        Extent("columns", spec.column_nbytes * padded),
         Extent("pad", 64),
         Extent("limits", 16),
         Extent("scratch", row["max_threads"] * row["scratch_nbytes"], writes=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ Array = np.ndarray[Any, Any]
 class DepthwiseSpec:
     """A family: rows per dot group, lanes of its blocks (widest first), pixels per tile.
 
-    `x_offset` as in a `TileSpec`; `planar` says that in a vector of weights all lanes of one row
+    `epilogue` is what follows the sums: u8 or f32, as in gemm's table. `x_offset` as in a
+    `TileSpec`; `planar` says that in a vector of weights all lanes of one row
     of the kernel lie before those of the next.
     """
 
@@ -30,16 +31,27 @@ class DepthwiseSpec:
     features: tuple[str, ...]
     x_offset: int = 0
     planar: bool = False
+    epilogue: str = "u8"
 
     @property
     def kernel_name(self) -> str:
-        """Id of the kernel."""
-        return f"depthwise_u8s8_{self.family}"
+        """Id of the kernel, e.g. depthwise_u8s8_vnni512_u8."""
+        return f"depthwise_u8s8_{self.family}_{self.epilogue}"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an output."""
+        return 1 if self.epilogue == "u8" else 4
+
+    @property
+    def column_nbytes(self) -> int:
+        """Bytes of a channel's column parameters."""
+        return 8 if self.epilogue == "u8" else 16
 
 
 # 4 pixels x 4 vectors of sums + 4 of weights + 1: 21 of 32 registers (AVX512, NEON); 2 x 4 + 4 + 1
 # of 16 (AVX2, SSE)
-DEPTHWISE: tuple[DepthwiseSpec, ...] = (
+FAMILIES: tuple[DepthwiseSpec, ...] = (
     DepthwiseSpec("vnni512", 4, (16, 8), 4, np.int8, ("avx512", "avx512vnni")),
     DepthwiseSpec("vnni256", 4, (8,), 2, np.int8, ("avx2", "avxvnni")),
     DepthwiseSpec("madd512", 2, (16, 8), 4, np.int16, ("avx512",)),
@@ -49,6 +61,9 @@ DEPTHWISE: tuple[DepthwiseSpec, ...] = (
     DepthwiseSpec("dotprod", 4, (4,), 4, np.int8, ("neon", "dotprod"), x_offset=128),
     DepthwiseSpec("neon", 2, (4,), 4, np.int16, ("neon",), planar=True),
     DepthwiseSpec("portable", 1, (1,), 1, np.int16, ()),
+)
+DEPTHWISE: tuple[DepthwiseSpec, ...] = tuple(
+    replace(family, epilogue=epilogue) for epilogue in ("u8", "f32") for family in FAMILIES
 )
 
 
@@ -93,21 +108,27 @@ def pack_depthwise(w: Array, spec: DepthwiseSpec, stride_w: int, dilation_w: int
 
 
 def pack_depthwise_columns(
-    channels: int, spec: DepthwiseSpec, bias: Array, multiplier: Array
+    channels: int, spec: DepthwiseSpec, bias: Array, multiplier: Array, float_bias: Array
 ) -> Array:
-    """Per block: bias int32 and multiplier float32 in the block's channel order, as uint8."""
-    arrays = (
+    """Per block: bias int32 in the order of its sums and, in that of its outputs, multiplier
+    float32; for float outputs also zeros and float bias float32, as of a tile's columns. uint8."""
+    arrays = [
         np.broadcast_to(bias, channels).astype(np.int32),
         np.broadcast_to(multiplier, channels).astype(np.float32).view(np.int32),
-    )
+    ]
+    orders = ["u8", spec.epilogue]
+    if spec.epilogue == "f32":
+        arrays.append(np.zeros(channels, np.int32))
+        arrays.append(np.broadcast_to(float_bias, channels).astype(np.float32).view(np.int32))
+        orders += [spec.epilogue] * 2
     if spec.family == "portable":
         return np.concatenate(arrays).view(np.uint8)
     parts = []
     c0 = 0
     for lanes in blocks(channels, spec):
-        order = np.array(column_order(4, lanes, "u8")) + c0
-        valid = order < channels
-        for array in arrays:
+        for array, kind in zip(arrays, orders, strict=True):
+            order = np.array(column_order(4, lanes, kind)) + c0
+            valid = order < channels
             block = np.zeros(4 * lanes, np.int32)
             block[valid] = array[order[valid]]
             parts.append(block)

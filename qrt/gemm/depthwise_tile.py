@@ -19,6 +19,7 @@ from typing import Any
 from llvmlite import ir
 
 from qrt.gemm.dots import flip_signs, pmaddwd, sdot, usdot, vpdpbusd
+from qrt.gemm.epilogue import requantize_u8, scale_f32
 from qrt.gemm.tile import I8, I16, I32, I64, const, declare, load, store
 
 ARGUMENTS = (
@@ -266,6 +267,35 @@ def _smlal(b: Any, acc: Any, x: Any, w: Any) -> Any:
     return acc
 
 
+def _in_order(b: Any, acc: list[Any]) -> list[Any]:
+    """Four vectors of sums, in the order of in-lane unpacks, as their channels follow each other.
+
+    What the packs of an epilogue do by themselves: quad q of the channels lies in vector q % 4, at
+    its quad q // 4.
+    """
+    quads = acc[0].type.count // 4
+
+    def pick(x: Any, y: Any, which: list[int]) -> Any:
+        index = [4 * q + i for q in which for i in range(4)]
+        return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(index)), index))
+
+    if quads == 1:
+        return acc
+    v0, v1, v2, v3 = acc
+    if quads == 2:
+        return [pick(x, y, [q, 2 + q]) for q in range(2) for x, y in ((v0, v1), (v2, v3))]
+    result = []
+    for q in (0, 2):  # quads q, q + 1 of each vector
+        low, high = (pick(x, y, [q, 4 + q, q + 1, 5 + q]) for x, y in ((v0, v1), (v2, v3)))
+        result += [pick(low, high, [0, 1, 4, 5]), pick(low, high, [2, 3, 6, 7])]
+    return result
+
+
+def _scale_in_order(b: Any, fn: Any, arg: Any, acc: list[list[Any]], lanes: int) -> None:
+    scale_f32(b, fn, arg, [_in_order(b, row) for row in acc], lanes)
+
+
+EPILOGUES = {"u8": requantize_u8, "f32": _scale_in_order}
 VNNI, VEX_VNNI = ("avx512", "avx512vnni"), ("avx2", "avxvnni")
 # family, lanes of a block -> how it interleaves and multiplies
 DOTS = {

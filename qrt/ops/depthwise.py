@@ -13,9 +13,10 @@ from qrt.gemm.depthwise_table import (
     scratch_nbytes,
 )
 from qrt.gemm.extents import GEOMETRY
+from qrt.gemm.run_time_columns import SCALED_F32
 from qrt.ir import Node
 from qrt.ops.product import Product, max_scaled, sum_bound, wrap_i32
-from qrt.ops.product_rows import THREAD_MACS
+from qrt.ops.product_rows import THREAD_MACS, lower_columns
 from qrt.ops.spec import Array, Lowering
 
 
@@ -33,7 +34,7 @@ def lower_depthwise(
     assert w is not None
     if group != channels or w.shape[0] != channels or group == 1:
         return False
-    if product.y is None or product.waits:
+    if product.sums:
         return False
     bound = sum_bound(w, product)
     if (bound >= 2**31).any():
@@ -47,6 +48,10 @@ def lower_depthwise(
     x_zero_point = int(product.x.zero_point)
     sums = real.sum((1, 2), dtype=np.int64)
     bias = wrap_i32(product.bias + (spec.x_offset - x_zero_point) * sums)
+    columns = pack_depthwise_columns(channels, spec, bias, product.multiplier, product.float_bias)
+    slopes = pack_depthwise_columns(channels, spec, sums, SCALED_F32, np.zeros((), np.float32))
+    columns_at, pad = lower_columns(program, product, columns, slopes, 64)
+    y_zero_point = 0 if product.y is None else int(product.y.zero_point)
     fields = {name: geometry[name] for name in GEOMETRY} | {"channels": channels}
     per_thread = -(-scratch_nbytes(fields, spec) // 64) * 64
     macs = geometry["out_height"] * geometry["out_width"] * w.size * geometry["batch"]
@@ -61,10 +66,10 @@ def lower_depthwise(
             (id(w), "depthwise", spec, steps, zero_points.tobytes()),
             lambda: pack_depthwise(real, spec, *steps),
         ),
-        columns=program.constant(pack_depthwise_columns(channels, spec, bias, product.multiplier)),
-        pad=program.constant(np.full(64, x_zero_point, np.uint8)),
+        columns=columns_at,
+        pad=pad,
         limits=program.constant(
-            np.array([int(product.y.zero_point), product.qmin, product.qmax, 0], np.int32)
+            np.array([y_zero_point, product.qmin, product.qmax, 0], np.int32)
         ),
         scratch=program.scratch(per_thread * threads),
         scratch_nbytes=per_thread,
@@ -76,7 +81,7 @@ def lower_depthwise(
 def _select(product: Product, bound: Array, features: frozenset[str]) -> DepthwiseSpec:
     """The newest family whose features and preconditions hold."""
     for spec in DEPTHWISE:
-        if not features.issuperset(spec.features):
+        if spec.epilogue != product.epilogue or not features.issuperset(spec.features):
             continue
         if product.w_zero_point.any() and spec.weight_dtype is np.int8:
             continue  # w - zero_point needs nine bits

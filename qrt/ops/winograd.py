@@ -7,6 +7,7 @@ import numpy as np
 from qrt import knobs
 from qrt.errors import QrtError
 from qrt.gemm.blocking import block_tiles
+from qrt.gemm.run_time_columns import SCALED, SCALED_F32
 from qrt.gemm.winograd import LIMIT, OUT, POSITIONS
 from qrt.gemm.winograd_kernel import KERNELS_BY_ROW
 from qrt.gemm.winograd_rows import FIELDS, inputs_nbytes, scratch_nbytes, sums_nbytes
@@ -20,6 +21,7 @@ from qrt.gemm.winograd_table import (
 )
 from qrt.ir import Node
 from qrt.ops.product import Product, max_scaled, sum_bound, weight_sums, wrap_i32
+from qrt.ops.product_rows import lower_columns
 from qrt.ops.spec import Lowering
 from qrt.simd.caches import cache_sizes
 
@@ -30,7 +32,7 @@ def lower_winograd(
     """Emit the row and return True, or False when the convolution is not Winograd's to run."""
     w = node.required(1).data
     assert w is not None
-    if w.ndim != 4 or w.shape[2:] != (3, 3) or group != 1 or product.waits:
+    if w.ndim != 4 or w.shape[2:] != (3, 3) or group != 1:
         return False
     strides = ("stride_h", "stride_w", "dilation_h", "dilation_w")
     if any(geometry[name] != 1 for name in strides):
@@ -44,10 +46,22 @@ def lower_winograd(
     if bound.max() >= LIMIT:
         program.note(f"no Winograd: sums may reach {bound.max()}, it is exact below {LIMIT}")
         return False
+    sums = weight_sums(w, product)
+    slopes = pack_winograd_bias(wrap_i32(sums), spec)
+    if (slopes.view(np.int32) == SCALED).any():
+        return False  # it would be taken for a factor
     if product.y is not None and max_scaled(bound, product) >= kernel.preconditions["max_scaled"]:
         return False
     zero_point = int(product.x.zero_point)
-    bias = wrap_i32(product.bias - zero_point * weight_sums(w, product))
+    bias = pack_winograd_bias(wrap_i32(product.bias - zero_point * sums), spec)
+    bias_at, pad = lower_columns(program, product, bias, slopes, channels + 64)
+    columns, factors = (
+        pack_winograd_columns(n, spec, product.epilogue, *numbers)
+        for numbers in (
+            (product.multiplier, product.float_bias), (SCALED_F32, np.zeros((), np.float32))
+        )
+    )
+    columns_at, _ = lower_columns(program, product, columns, factors, 0)
     zero_points = np.broadcast_to(product.w_zero_point, n).astype(np.int16)
     limits = [0 if product.y is None else int(product.y.zero_point), product.qmin, product.qmax, 0]
     tiles = _tiles(geometry)
@@ -65,11 +79,9 @@ def lower_winograd(
             (id(w), "winograd", spec, zero_points.tobytes()),
             lambda: pack_winograd(w.astype(np.int16) - zero_points[:, None, None, None], spec),
         ),
-        bias=program.constant(pack_winograd_bias(bias, spec)),
-        columns=program.constant(
-            pack_winograd_columns(n, spec, product.epilogue, product.multiplier, product.float_bias)
-        ),
-        pad=program.constant(np.full(channels + 64, zero_point, np.uint8)),
+        bias=bias_at,
+        columns=columns_at,
+        pad=pad,
         limits=program.constant(np.array(limits, np.int32)),
         scratch=program.scratch(
             threads * scratch_nbytes(block, channels, spec.channels, spec.tile.nr)
