@@ -5,6 +5,7 @@ outputs = session.run(None, {"input": array})
 """
 
 from qrt.api import InferenceSession, Session, SessionOptions, get_available_providers, load
+from qrt.api.quantization import quantize_dynamic, quantize_static, quantize_weights
 from qrt.errors import (
     CompileError,
     InputError,
@@ -36,4 +37,7 @@ __all__ = [
     "UnsupportedError",
     "get_available_providers",
     "load",
+    "quantize_dynamic",
+    "quantize_static",
+    "quantize_weights",
 ]

@@ -1,4 +1,5 @@
-"""The command line: `qrt run`, `bench`, `bench kernels`, `explain`, `inspect`, `demo`.
+"""The command line: `qrt run`, `bench`, `bench kernels`, `explain`, `inspect`,
+`quantize`, `size`, `demo`.
 
 Exit codes: 0 fine; 1 the demo scored too low; 2 bad input (one line on stderr says which); 3 a
 mistake of qrt's own; 130 interrupted.
@@ -15,7 +16,7 @@ from typing import NoReturn
 
 import qrt
 from qrt import knobs
-from qrt.cli import bench, bench_kernels, demo, explain, inspect, run
+from qrt.cli import bench, bench_kernels, demo, explain, inspect, quantize, run, size
 from qrt.cli.screen import one_line, tolerate_encoding
 from qrt.errors import QrtError
 
@@ -25,6 +26,8 @@ COMMANDS = (
     bench_kernels.COMMAND,
     explain.COMMAND,
     inspect.COMMAND,
+    quantize.COMMAND,
+    size.COMMAND,
     demo.COMMAND,
 )
 

@@ -1,0 +1,83 @@
+"""`qrt.quantize_static` and its kin: float models to standard ONNX with small integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qrt.api.loading import load
+
+if TYPE_CHECKING:
+    import onnx
+
+    from qrt.api.loading import Model
+    from qrt.ptq.calibrate import Feeds
+    from qrt.ptq.config import QuantConfig
+
+
+def quantize_static(
+    model: Model,
+    calibration_data: Any,
+    config: QuantConfig | str | None = None,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+) -> onnx.ModelProto:
+    """A QDQ model of float `model`, its ranges seen while qrt runs it on `calibration_data`.
+
+    calibration_data: an array of samples (first axis), a dict of them by input, an .npz file or a
+    folder of such, or an iterable of feeds; some hundred samples do. config: a `QuantConfig` or the
+    name of a preset (`qrt.ptq.config.PRESETS`). `progress` is told how many runs are done.
+
+    Raises ModelError for a model that is quantized already, InputError for data that are empty or
+    do not fit, QuantizationError for values that are not finite and names that are not there.
+    """
+    from qrt.ptq.static import quantize_static as recipe
+
+    return recipe(model, calibration_data, config, run_float, progress)
+
+
+def quantize_dynamic(
+    model: Model,
+    *,
+    op_types: Sequence[str] = ("Conv", "Gemm", "MatMul", "LSTM"),
+    weight_dtype: str = "int8",
+    per_channel: bool = False,
+) -> onnx.ModelProto:
+    """`model` with 8-bit weights, its activations quantized by their own range at every run.
+
+    Raises ModelError for a model that is quantized already, QuantizationError when there is nothing
+    to quantize or `weight_dtype` is neither "int8" nor "uint8".
+    """
+    from qrt.ptq.dynamic import quantize_dynamic as recipe
+
+    return recipe(model, op_types, weight_dtype, per_channel)
+
+
+def quantize_weights(
+    model: Model,
+    bits: int = 4,
+    block_size: int = 32,
+    *,
+    method: str = "rtn",
+    symmetric: bool = True,
+    form: str = "blocked",
+    calibration_data: Any = None,
+) -> onnx.ModelProto:
+    """`model` with weights of few bits in blocks, activations float.
+
+    method: "rtn" rounds to the nearest, "hqq" and "mse" choose better grids, "gptq" also lets
+    later columns make up for what rounding did to `calibration_data`. form: "blocked" writes
+    DequantizeLinear with blocks (opset 21), "matmulnbits" com.microsoft's operator.
+    """
+    from qrt.ptq.weights import quantize_weights as recipe
+
+    return recipe(
+        model, bits, block_size, method=method, symmetric=symmetric, form=form,
+        data=calibration_data, runner=run_float,
+    )  # fmt: skip
+
+
+def run_float(model: onnx.ModelProto) -> Callable[[Feeds], Sequence[Any]]:
+    """A function that runs `model` on feeds."""
+    session = load(model)
+    return lambda feeds: session.run(None, dict(feeds))

@@ -1,0 +1,1 @@
+"""Post-training quantization of ONNX models: float in, standard ONNX with small integers out."""

@@ -1,0 +1,66 @@
+"""Engines: which operators each runs in integers, so that nothing is quantized in vain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qrt.errors import QuantizationError
+
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+# the result has the grid of what goes in
+MOVEMENT = (
+    "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "GlobalMaxPool", "Reshape", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+)  # fmt: skip
+# range known without looking: (low, high)
+BOUNDED = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
+CLAMPS = ("Relu", "Clip")  # part of the operator before, where nothing else reads that
+
+
+@dataclass(frozen=True)
+class BackendConfig:
+    """An engine: operators it runs in integers, and dtypes of activations."""
+
+    name: str
+    what: str
+    ops: tuple[str, ...]
+    activation_bits: tuple[int, ...] = (8,)
+    few_bit_weights: tuple[int, ...] = ()
+
+
+_COMMON = (
+    *PRODUCTS,
+    *MOVEMENT,
+    *CLAMPS,
+    "Add",
+    "Mul",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Concat",
+)
+BACKENDS = {
+    "qrt": BackendConfig(
+        "qrt",
+        "this runtime",
+        (
+            *_COMMON, *BOUNDED, "ReduceMean", "Resize", "HardSwish", "LeakyRelu", "Elu", "Tanh",
+            "Gelu", "Erf", "Mish", "Softplus", "Abs", "Neg", "Sqrt",
+        ),
+        (8, 16),
+        (2, 4, 8),
+    ),
+    "onnxruntime": BackendConfig(
+        "onnxruntime",
+        "ONNX Runtime's CPU provider",
+        (*_COMMON, "Sigmoid", "Softmax", "LeakyRelu", "Resize"),
+        (8, 16),
+        (2, 4, 8),
+    ),
+}  # fmt: skip
+
+
+def backend_of(name: str) -> BackendConfig:
+    """The engine called so. Raises QuantizationError when there is none."""
+    if name not in BACKENDS:
+        raise QuantizationError(f"an engine is one of {', '.join(BACKENDS)}, got {name!r}")
+    return BACKENDS[name]

@@ -1,0 +1,114 @@
+"""What to quantize and how: per model, per operator type, per name, per tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from qrt.errors import QuantizationError
+from qrt.ptq.observers import OBSERVERS
+
+GRANULARITIES = ("per_tensor", "per_channel", "per_block")
+FORMATS = ("qdq", "qoperator")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How integers of a tensor are chosen. `observer` and its options count for activations."""
+
+    bits: int = 8
+    signed: bool = False
+    symmetric: bool = False
+    granularity: str = "per_tensor"
+    block_size: int = 32
+    observer: str = "minmax"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 16:
+            raise QuantizationError(f"bits must be 2 to 16, got {self.bits}")
+        if self.granularity not in GRANULARITIES:
+            raise QuantizationError(
+                f"granularity is one of {', '.join(GRANULARITIES)}, got {self.granularity!r}"
+            )
+        if self.block_size < 1:
+            raise QuantizationError(f"block_size must be at least 1, got {self.block_size}")
+        if self.observer not in OBSERVERS:
+            raise QuantizationError(
+                f"an observer is one of {', '.join(OBSERVERS)}, got {self.observer!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What some nodes do otherwise; None leaves it as it was. `skip` leaves them in float."""
+
+    activations: Grid | None = None
+    weights: Grid | None = None
+    skip: bool = False
+
+
+ACTIVATIONS = Grid()
+WEIGHTS = Grid(signed=True, symmetric=True, granularity="per_channel")
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """A whole recipe. Later rules win: `op_rules` by type, `name_rules` by pattern of node names.
+
+    `tensors` gives single activations a grid by name. `op_types` are the operators to quantize
+    (None: all that the backend runs in integers). `quantize_outputs` also quantizes what products
+    give as graph outputs, which is otherwise left in float.
+    """
+
+    activations: Grid = ACTIVATIONS
+    weights: Grid = WEIGHTS
+    op_types: tuple[str, ...] | None = None
+    op_rules: Mapping[str, Rule] = field(default_factory=dict)
+    name_rules: Mapping[str, Rule] = field(default_factory=dict)
+    tensors: Mapping[str, Grid] = field(default_factory=dict)
+    format: str = "qdq"
+    backend: str = "qrt"
+    quantize_outputs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise QuantizationError(f"format is one of {', '.join(FORMATS)}, got {self.format!r}")
+
+    def rule(self, op: str, name: str) -> Rule:
+        """What holds for a node."""
+        found = Rule(self.activations, self.weights)
+        rules = [self.op_rules[op]] if op in self.op_rules else []
+        rules += [rule for glob, rule in self.name_rules.items() if fnmatchcase(name, glob)]
+        for rule in rules:
+            found = Rule(
+                rule.activations or found.activations, rule.weights or found.weights, rule.skip
+            )
+        return found
+
+
+_S8 = Grid(signed=True, symmetric=True)
+PRESETS: dict[str, QuantConfig] = {
+    # uint8 activations, int8 weights per channel, ranges as seen
+    "static": QuantConfig(),
+    # what VNNI multiplies, ranges by least squared error
+    "x86": QuantConfig(activations=Grid(observer="mse")),
+    # signed and symmetric, what NEON's dot products take
+    "arm": QuantConfig(activations=replace(_S8, observer="mse")),
+    "int16": QuantConfig(activations=Grid(bits=16)),
+}
+
+
+def config_of(config: QuantConfig | str | None, **changes: Any) -> QuantConfig:
+    """A preset by name, or `config` itself, with `changes`.
+
+    Raises QuantizationError for a name that is none.
+    """
+    if config is None:
+        config = "static"
+    if isinstance(config, str):
+        if config not in PRESETS:
+            raise QuantizationError(f"a preset is one of {', '.join(PRESETS)}, got {config!r}")
+        config = PRESETS[config]
+    return replace(config, **changes)

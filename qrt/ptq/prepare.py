@@ -1,0 +1,102 @@
+"""What every recipe begins with: constants as initializers, BatchNormalization in the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import numpy_helper
+
+from qrt.errors import ModelError
+from qrt.ptq.draft import Draft, Model, attributes
+
+QUANTIZED_OPS = (
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger",
+    "QLinearConv", "QLinearMatMul", "MatMulNBits", "QGemm", "QLinearAdd", "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul",
+)  # fmt: skip
+
+
+def prepare(model: Model) -> Draft:
+    """A draft of a float model, ready for scales. Raises ModelError for one that has some."""
+    draft = Draft.of(model)
+    for node in draft.nodes:
+        if node.op_type in QUANTIZED_OPS:
+            raise ModelError(
+                f"the model is quantized already: it has {node.op_type} '{node.name}';"
+                " quantize the float model it was made from"
+            )
+    constants_to_arrays(draft)
+    drop_identities(draft)
+    fold_batchnorm(draft)
+    return draft
+
+
+def constants_to_arrays(draft: Draft) -> None:
+    """Constant nodes become initializers."""
+    kept = []
+    for node in draft.nodes:
+        value = next((a for a in node.attribute if a.name == "value"), None)
+        if node.op_type == "Constant" and value is not None:
+            draft.arrays[node.output[0]] = numpy_helper.to_array(value.t)
+        else:
+            kept.append(node)
+    draft.nodes = kept
+
+
+def drop_identities(draft: Draft) -> None:
+    """Identity, and Dropout as inference has it, of what is no graph output."""
+    renamed: dict[str, str] = {}
+    kept = []
+    outputs = draft.outputs
+    for node in draft.nodes:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        plain = node.op_type == "Identity" or (node.op_type == "Dropout" and len(node.input) == 1)
+        if plain and not outputs.intersection(node.output) and not any(node.output[1:]):
+            renamed[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    draft.nodes = kept
+
+
+def fold_batchnorm(draft: Draft) -> None:
+    """BatchNormalization(Conv(x, w, b)) = Conv(x, w * gain, (b - mean) * gain + beta).
+
+    gain = gamma / sqrt(variance + epsilon), per output channel.
+    """
+    producers, consumers = draft.producers(), draft.consumers()
+    gone = []
+    for node in draft.nodes:
+        if node.op_type != "BatchNormalization" or any(node.output[1:]):
+            continue
+        conv = producers.get(node.input[0])
+        if conv is None or conv.op_type != "Conv" or conv.output[0] in draft.outputs:
+            continue
+        parts = [draft.arrays.get(name) for name in node.input[1:5]]
+        w = draft.arrays.get(conv.input[1])
+        bias = draft.arrays.get(conv.input[2]) if len(conv.input) > 2 else None
+        if w is None or any(p is None for p in parts) or len(consumers[conv.output[0]]) > 1:
+            continue
+        if len(conv.input) > 2 and bias is None:
+            continue
+        gamma, beta, mean, variance = (p.astype(np.float64) for p in parts if p is not None)
+        gain = gamma / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+        shift = beta - mean * gain if bias is None else (bias - mean) * gain + beta
+        wide = w * gain.reshape(-1, *(1,) * (w.ndim - 1))
+        conv.input[1] = draft.constant(f"{conv.input[1]}_folded", wide.astype(np.float32))
+        folded = draft.constant(f"{conv.output[0]}_bias", shift.astype(np.float32))
+        if bias is None:
+            del conv.input[2:]
+            conv.input.append(folded)
+        else:
+            conv.input[2] = folded
+        conv.output[0] = node.output[0]
+        gone.append(node)
+    draft.nodes = [node for node in draft.nodes if not any(node is other for other in gone)]
+
+
+def copied(draft: Draft) -> Draft:
+    """Another draft of the same model."""
+    return Draft(draft.model(check=False))
+
+
+__all__ = ["constants_to_arrays", "copied", "drop_identities", "fold_batchnorm", "prepare"]

@@ -1,0 +1,277 @@
+"""Float models quantized by qrt: valid ONNX, the same in onnxruntime, and as accurate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from cli_harness import DATA, qrt_command
+from onnx import TensorProto, helper, numpy_helper
+
+import qrt
+from qrt.errors import InputError, ModelError, QrtError, QuantizationError
+from qrt.ptq.config import PRESETS, Grid, QuantConfig, Rule
+from qrt.ptq.observers import BINS, OBSERVERS, Histogram
+from qrt.ptq.prepare import prepare
+from qrt.ptq.sizes import model_size
+
+Array = np.ndarray[Any, Any]
+FLOAT = DATA / "digits_fp32.onnx"
+INT8 = DATA / "digits_int8.onnx"
+STATIC = ("static", "x86", "arm", "int16")
+
+
+def _digits() -> tuple[Array, Array]:
+    with np.load(DATA / "digits_test.npz") as arrays:
+        return arrays["x"][:, None].astype(np.float32) / np.float32(16), arrays["y"]
+
+
+X, Y = _digits()
+CALIBRATION = X[:60]
+
+
+def _accuracy(model: Any) -> float:
+    (logits,) = qrt.load(model).run(None, {"image": X})
+    return float((logits.argmax(axis=1) == Y).mean())
+
+
+def _onnxruntime(model: onnx.ModelProto, x: Array) -> Array:
+    ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    found: Array = session.run(None, {session.get_inputs()[0].name: x})[0]
+    return found
+
+
+def _check(made: onnx.ModelProto) -> None:
+    """Valid, as accurate as the float model, and the same in onnxruntime."""
+    onnx.checker.check_model(made, full_check=True)
+    assert _accuracy(made) >= _accuracy(str(FLOAT)) - 0.003
+    (ours,) = qrt.load(made).run(None, {"image": X[:50]})
+    theirs = _onnxruntime(made, X[:50])
+    assert np.array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
+    assert np.abs(ours - theirs).max() <= 0.02 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("preset", STATIC)
+def test_static(preset: str) -> None:
+    assert preset in PRESETS
+    made = qrt.quantize_static(FLOAT, CALIBRATION, preset)
+    _check(made)
+    ops = {node.op_type for node in made.graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= ops
+
+
+@pytest.mark.parametrize("preset", STATIC[:3])
+def test_static_products_run_in_integers(preset: str) -> None:
+    made = qrt.quantize_static(FLOAT, CALIBRATION, preset)
+    explained = qrt.load(made).explain()
+    products = [k for row in explained.rows for k in row.kernels if k.startswith(("gemm", "depth"))]
+    assert products
+    assert not [k for k in products if k.startswith("gemm_f32")]
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_observers(observer: str) -> None:
+    config = QuantConfig(activations=Grid(observer=observer))
+    made = qrt.quantize_static(FLOAT, CALIBRATION, config)
+    assert _accuracy(made) >= _accuracy(str(FLOAT)) - 0.01
+
+
+@pytest.mark.parametrize("weight_dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_dynamic(weight_dtype: str, per_channel: bool) -> None:
+    made = qrt.quantize_dynamic(FLOAT, weight_dtype=weight_dtype, per_channel=per_channel)
+    _check(made)
+    assert {"DynamicQuantizeLinear"} <= {node.op_type for node in made.graph.node}
+
+
+@pytest.mark.parametrize("form", ["blocked", "matmulnbits"])
+@pytest.mark.parametrize("method", ["rtn", "mse", "hqq", "gptq"])
+def test_weights_of_few_bits(form: str, method: str) -> None:
+    made = qrt.quantize_weights(
+        FLOAT, 4, 16, method=method, form=form, symmetric=method != "hqq",
+        calibration_data=CALIBRATION,
+    )  # fmt: skip
+    onnx.checker.check_model(made, full_check=True)
+    assert _accuracy(made) >= _accuracy(str(FLOAT)) - 0.02
+    (ours,) = qrt.load(made).run(None, {"image": X[:50]})
+    theirs = _onnxruntime(made, X[:50])
+    assert np.abs(ours - theirs).max() <= 2e-5 * np.abs(theirs).max() + 2e-5
+
+
+def _linear(w: Array) -> onnx.ModelProto:
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ("n", s))
+            for n, s in (("x", w.shape[0]), ("y", w.shape[1]))]  # fmt: skip
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], "product")
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [numpy_helper.from_array(w, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_better_methods_have_smaller_errors() -> None:
+    rng = np.random.default_rng(0)
+    w = rng.standard_t(4, (64, 32)).astype(np.float32)
+    mixed = rng.standard_normal((64, 64)) @ np.diag(rng.uniform(0.1, 3, 64))
+    x = (rng.standard_normal((400, 64)) @ mixed).astype(np.float32)
+    model = _linear(w)
+
+    def error(method: str, symmetric: bool = True) -> float:
+        made = qrt.quantize_weights(
+            model, 4, 32, method=method, symmetric=symmetric, calibration_data=x[:200]
+        )
+        (y,) = qrt.load(made).run(None, {"x": x[200:]})
+        return float(((y - x[200:] @ w) ** 2).mean())
+
+    assert error("mse") < error("rtn")
+    assert error("gptq") < 0.7 * error("rtn")
+    assert error("hqq", False) < 1.2 * error("rtn", False)
+
+
+def test_batchnorm_goes_into_the_weights() -> None:
+    rng = np.random.default_rng(1)
+    arrays = {
+        "w": rng.standard_normal((4, 3, 3, 3)), "gamma": rng.uniform(0.5, 2, 4),
+        "beta": rng.standard_normal(4), "mean": rng.standard_normal(4),
+        "variance": rng.uniform(0.5, 2, 4),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+        helper.make_node("BatchNormalization", ["c", "gamma", "beta", "mean", "variance"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+            for n, s in (("x", (1, 3, 8, 8)), ("y", (1, 4, 6, 6)))]  # fmt: skip
+    tensors = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
+    folded = prepare(model).model()
+    assert [node.op_type for node in folded.graph.node] == ["Conv"]
+    x = rng.standard_normal((1, 3, 8, 8)).astype(np.float32)
+    want = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x})[0]
+    got = onnx.reference.ReferenceEvaluator(folded).run(None, {"x": x})[0]
+    assert np.allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_far_beyond_its_weights_stays_within_int32() -> None:
+    w = np.full((3, 2), 1e-9, np.float32)
+    model = _linear(w)
+    node = model.graph.node[0]
+    node.op_type = "Gemm"
+    node.input.append("b")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([5.0, -3.0], np.float32), "b"))
+    x = np.random.default_rng(2).standard_normal((20, 3)).astype(np.float32)
+    (y,) = qrt.load(qrt.quantize_static(model, x)).run(None, {"x": x})
+    assert np.allclose(y, [5.0, -3.0], atol=1e-3)
+
+
+def test_rules_leave_nodes_in_float() -> None:
+    names = [n.name for n in onnx.load(FLOAT).graph.node if n.op_type == "Conv"]
+    skipped = QuantConfig(name_rules={names[0]: Rule(skip=True)})
+    made = qrt.quantize_static(FLOAT, CALIBRATION, skipped)
+    kept = next(n for n in made.graph.node if n.name == names[0])
+    weights = {t.name: t for t in made.graph.initializer}
+    assert weights[kept.input[1]].data_type == TensorProto.FLOAT
+    only = qrt.quantize_static(FLOAT, CALIBRATION, QuantConfig(op_types=("Gemm",)))
+    assert "Conv" in {n.op_type for n in only.graph.node}
+    assert sum(n.op_type == "QuantizeLinear" for n in only.graph.node) <= 2
+
+
+def test_histograms_keep_counts_while_their_range_grows() -> None:
+    seen = Histogram(lambda h, levels: (h.low, h.high))
+    rng = np.random.default_rng(3)
+    parts = [rng.standard_normal(1000) * s for s in (0.1, 1, 30)]
+    for part in parts:
+        seen.update(part.astype(np.float32))
+    assert seen.counts.sum() == 3000
+    every = np.concatenate(parts).astype(np.float32)
+    want, _ = np.histogram(every, BINS, (-seen.reach, seen.reach))
+    # elements on the border of two bins may have been counted in the other
+    assert np.abs(np.cumsum(seen.counts) - np.cumsum(want)).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda: qrt.quantize_static(FLOAT, X[:0]), InputError, "calibration data are empty"),
+        (lambda: qrt.quantize_static(FLOAT, 3), InputError, "calibration data are arrays"),
+        (lambda: qrt.quantize_static(FLOAT, {"no": X}), InputError, "no input 'image'"),
+        (lambda: qrt.quantize_static(FLOAT, X[:2] * np.nan), QuantizationError, "not finite"),
+        (lambda: qrt.quantize_static(FLOAT, X[:2, :, :3]), QrtError, "image"),
+        (lambda: qrt.quantize_static(FLOAT, X, "best"), QuantizationError, "a preset is one of"),
+        (lambda: qrt.quantize_static(INT8, X), ModelError, "quantized already"),
+        (lambda: qrt.quantize_dynamic(INT8), ModelError, "quantized already"),
+        (
+            lambda: qrt.quantize_static(
+                FLOAT, X, QuantConfig(op_rules={"Einsum": Rule(skip=True)})
+            ),
+            QuantizationError,
+            "the model has none",
+        ),
+        (
+            lambda: qrt.quantize_static(FLOAT, X, QuantConfig(name_rules={"zz*": Rule()})),
+            QuantizationError,
+            "no node matches",
+        ),
+        (lambda: qrt.quantize_static(FLOAT, X, QuantConfig(op_types=("Einsum",))),
+         QuantizationError, "nothing to quantize"),
+        (lambda: qrt.quantize_dynamic(FLOAT, weight_dtype="int7"), QuantizationError, "int7"),
+        (lambda: qrt.quantize_dynamic(FLOAT, op_types=("Relu",)), QuantizationError, "Relu"),
+        (lambda: qrt.quantize_weights(FLOAT, 5), QuantizationError, "bits are one of"),
+        (lambda: qrt.quantize_weights(FLOAT, 4, 0), QuantizationError, "block_size must be"),
+        (lambda: qrt.quantize_weights(FLOAT, 4, 24, form="matmulnbits"), QuantizationError,
+         "a power of two"),
+        (lambda: qrt.quantize_weights(FLOAT, method="gptq"), QuantizationError, "needs"),
+        (lambda: Grid(bits=1), QuantizationError, "bits must be 2 to 16"),
+        (lambda: Grid(observer="magic"), QuantizationError, "an observer is one of"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(call: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error) as raised:
+        call()
+    assert says in str(raised.value)
+
+
+def test_sizes_say_where_the_bytes_are() -> None:
+    before = model_size(FLOAT)
+    after = model_size(qrt.quantize_weights(FLOAT, 8, 64))
+    few = model_size(qrt.quantize_weights(FLOAT, 4, 64))
+    assert before.nbytes == sum(
+        4 * numpy_helper.to_array(t).size
+        for t in onnx.load(FLOAT).graph.initializer
+        if t.data_type == TensorProto.FLOAT
+    ) + sum(
+        8 * numpy_helper.to_array(t).size
+        for t in onnx.load(FLOAT).graph.initializer
+        if t.data_type == TensorProto.INT64
+    )
+    names = [layer.layer for layer in before.layers]
+    assert [layer.layer for layer in after.layers] == names
+    assert few.nbytes < after.nbytes < before.nbytes / 2
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    samples, out = tmp_path / "samples.npy", tmp_path / "out.onnx"
+    np.save(samples, X[:40])
+    done = qrt_command("quantize", FLOAT, "--data", samples, "-o", out, "--json")
+    assert done.code == 0, done.err
+    assert done.json["file_nbytes_after"] == out.stat().st_size
+    assert _accuracy(str(out)) >= _accuracy(str(FLOAT)) - 0.005
+    few = tmp_path / "few.onnx"
+    assert qrt_command("quantize", FLOAT, "--recipe", "weights", "-o", few).code == 0
+    sizes = qrt_command("size", FLOAT, out, few, "--layers")
+    assert sizes.code == 0
+    assert "Conv" in sizes.out
+    assert len(qrt_command("size", FLOAT, out, "--json").json["models"]) == 2
+    missing = qrt_command("quantize", FLOAT, "-o", tmp_path / "no.onnx")
+    assert missing.code == 2
+    assert "needs --data" in missing.message
+    nowhere = qrt_command(
+        "quantize", FLOAT, "--recipe", "dynamic", "-o", tmp_path / "no" / "a.onnx"
+    )
+    assert nowhere.code == 2
+    wrong = qrt_command("quantize", FLOAT, "--data", str(FLOAT), "-o", tmp_path / "no.onnx")
+    assert wrong.code == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["few.onnx", "out.onnx", "samples.npy"]
