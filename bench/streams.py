@@ -30,6 +30,7 @@ from qrt.gemm.limits import GRAIN
 from qrt.ir import Graph, Node, QParams, Value
 from qrt.ops import OPS
 from qrt.program.builder import build_program
+from qrt.quant.tables import dequantize_table, quantize_table
 from qrt.simd.features import active_features, detected_features, levels
 from qrt.vm.executor import Executor
 
@@ -45,6 +46,7 @@ def _qparams(scale: float, zero_point: int) -> QParams:
 
 
 X, Y = _qparams(0.02, 120), _qparams(0.03, 110)
+SUMS = QParams(np.array(0.001, np.float32), np.array(0, np.int32), I32)
 CLAMP = {"qmin": 0, "qmax": 255}
 TABLE = np.random.default_rng(0).permutation(256).astype(np.uint8)
 POOL = {"kernel_shape": (3, 3), "strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1)}
@@ -84,7 +86,9 @@ BINARY = {"a": X, "b": X, "y": Y, **CLAMP}
 STREAMS: tuple[Stream, ...] = (
     Stream("quantize", "Quantize", (F32,), {"y": Y}),
     Stream("dequantize", "Dequantize", (U8,), {"x": X}),
-    Stream("requantize", "Lookup", (U8,), {"table": TABLE}),
+    Stream("requantize", "Lookup", (U8,), {"table": quantize_table(dequantize_table(X), Y)}),
+    Stream("requantize s32", "Requantize", (I32,), {"x": SUMS, "y": Y, **CLAMP}),
+    Stream("lookup", "Lookup", (U8,), {"table": TABLE}),
     Stream("lookup f32", "Lookup", (U8,), {"table": TABLE.astype(np.float32)}),
     Stream("add", "Add", (U8, U8), BINARY),
     Stream("mul", "Mul", (U8, U8), BINARY),

@@ -5,12 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from kernel_harness import feature_levels, new_value
-from operator_cases import Cases, codes, onnx_outputs, plain_quantize, qparams
+from operator_cases import (
+    Cases,
+    codes,
+    onnx_outputs,
+    plain_dequantize,
+    plain_quantize,
+    qparams,
+)
 
 from qrt.errors import UnsupportedError
 from qrt.ir import Node, QParams
 from qrt.ops import dequantize, lookup, quantize
 from qrt.quant.division import division_factors
+from qrt.quant.lines import line_of
 
 SIZES = (0, 1, 15, 16, 31, 32, 33, 63, 64, 65, 127, 129, 4095, 4097, 10007)
 
@@ -187,3 +195,45 @@ def test_dequantize_int32_needs_zero_points_of_zero() -> None:
     node.attrs["x"] = qparams(0.1, 3, np.int32)
     with pytest.raises(UnsupportedError, match="zero points of 0"):
         dequantize.SPEC.lower(node, None)  # type: ignore[arg-type, misc]
+
+
+def _line_tables(rng: np.random.Generator) -> list[np.ndarray]:
+    """Requantizations of many slopes, some clamped, to both types; and the change of sign bits."""
+    found = [(np.arange(256) - 128).astype(np.int8)]
+    for i in range(40):
+        slope = np.exp(rng.uniform(-2.5, 2.5))
+        dtype = (np.uint8, np.int8)[i % 2]
+        limits = np.iinfo(dtype)
+        y = qparams(0.1 / slope, int(rng.integers(limits.min, limits.max)), dtype)
+        x = qparams(0.1, int(rng.integers(0, 256)))
+        real = plain_dequantize(np.arange(256, dtype=np.uint8), x)
+        real = np.clip(real, -3, 7) if i % 4 == 3 else real
+        found.append(plain_quantize(real, y, limits.min, limits.max))
+    return found
+
+
+def test_lines() -> None:
+    """Every level, whether it computes a table or looks it up."""
+    rng = np.random.default_rng(7)
+    tables = _line_tables(rng)
+    assert sum(line_of(table) is not None for table in tables) >= 0.8 * len(tables)
+    with Cases("lookup of lines") as cases:
+        for i, table in enumerate(tables):
+            x = np.concatenate([np.arange(256), rng.integers(0, 256, SIZES[i % len(SIZES)])])
+            x = rng.permutation(x).astype(np.uint8)
+            node = Node(
+                "Lookup",
+                [new_value("x", np.uint8, x.shape)],
+                [new_value("y", table.dtype)],
+                {"table": table},
+                "qrt",
+            )
+            cases.node(i, lookup.SPEC, node, [x], [table[x]], specs=feature_levels())
+
+
+def test_what_is_no_line() -> None:
+    ramp = np.arange(256)
+    bent = np.where(ramp < 128, ramp // 2, ramp - 64)
+    for table in (ramp[::-1], bent, np.zeros(256), ramp >= 100, 255 * (ramp > 7)):
+        assert line_of(table.astype(np.uint8)) is None
+    assert line_of(ramp.astype(np.float32)) is None

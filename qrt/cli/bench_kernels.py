@@ -13,8 +13,9 @@ from qrt.cli.screen import facts, show, show_json
 DETAILS = (
     "Time kernels at the sizes of real networks' layers. Each is compared with the limit of this"
     " machine, measured in the same run: products with a loop of the same dot-product instruction"
-    " on registers alone, everything else with a copy of as many bytes; and with onnxruntime, where"
-    " it is installed, on the same one-operator model and number of threads. Medians of turns that"
+    " on registers alone, everything else with a copy of as many bytes (after a read of them, where"
+    " all of the input must be known before anything is written); and with onnxruntime, where it is"
+    " installed, on the same one-operator model and number of threads. Medians of turns that"
     " alternate. Winograd convolutions count the multiply-adds of the direct form, so their share"
     " may pass 100 %."
 )

@@ -1,7 +1,8 @@
 """qrt.Lookup: a byte through a table of 256 entries, to 8 bits or float32.
 
 Any function of one quantized tensor (an activation with its QuantizeLinear, a requantization) is
-such a table, exact by construction. An int8 tensor is looked up by its byte (-1 at 255).
+such a table, exact by construction. An int8 tensor is looked up by its byte (-1 at 255). A table
+that is a line between two clamps, as a requantization's, is computed where that is faster.
 """
 
 from __future__ import annotations
@@ -14,10 +15,17 @@ import numpy as np
 from qrt.errors import UnsupportedError
 from qrt.ir import Node
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
-from qrt.ops.dispatch import best_kernel
+from qrt.ops.dispatch import best_kernel, usable_kernel
 from qrt.ops.sizes import product
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
-from qrt.simd.memory import as_f32, as_u8, bits_f32, operand
+from qrt.quant.lines import line_of
+from qrt.simd.lines import (
+    LINES,
+    NBYTES,
+    WIDTH,
+    line_parameters,
+)
+from qrt.simd.memory import as_f32, as_i32, as_u8, bits_f32, operand
 from qrt.simd.scalar import share
 from qrt.simd.tables import (
     lookup_f32x64_vbmi,
@@ -62,14 +70,20 @@ def emit_lookup(
         )
     if rows > 1 and n == y_stride:
         rows, n, y_stride = 1, rows * n, rows * n
-    kernels = FLOAT_KERNELS if table.dtype == np.float32 else KERNELS
-    kernel = best_kernel(kernels, program.features)
+    is_float = table.dtype == np.float32
+    kernel = best_kernel(FLOAT_KERNELS if is_float else KERNELS, program.features)
+    encoded = table
     if kernel.name in PLANES:
-        table = table.view(np.uint8).reshape(256, -1).T
+        encoded = table.view(np.uint8).reshape(256, -1).T
+    elif not is_float and kernel is not KERNELS[0]:
+        line = line_of(table) if usable_kernel(LINE_KERNELS, program.features) else None
+        if line is not None:
+            kernel = best_kernel(LINE_KERNELS, program.features, {WHOLE: int(line.is_whole)})
+            encoded = line_parameters(line)
     program.emit(
         kernel,
         x=x,
-        table=program.constant(table),
+        table=program.constant(encoded),
         y=y,
         rows=rows,
         n=n,
@@ -77,46 +91,43 @@ def emit_lookup(
     )
 
 
-def _extents(row: Mapping[str, int], itemsize: int) -> list[Extent]:
-    elements = product(row, "rows", "n")
-    reach = (row["rows"] - 1) * product(row, "y_stride") + row["n"] if elements else 0
-    return [
-        Extent("x", elements),
-        Extent("table", 256 * itemsize),
-        Extent("y", reach * itemsize, writes=True),
-    ]
+def _extents(itemsize: int, table_nbytes: int) -> Any:
+    def extents(row: Mapping[str, int]) -> list[Extent]:
+        elements = product(row, "rows", "n")
+        reach = (row["rows"] - 1) * product(row, "y_stride") + row["n"] if elements else 0
+        return [
+            Extent("x", elements),
+            Extent("table", table_nbytes),
+            Extent("y", reach * itemsize, writes=True),
+        ]
 
-
-def extents(row: Mapping[str, int]) -> list[Extent]:
-    return _extents(row, 1)
-
-
-def float_extents(row: Mapping[str, int]) -> list[Extent]:
-    return _extents(row, 4)
+    return extents
 
 
 def _declare(
-    name: str, family: str, itemsize: int, width: int, block: Any, features: tuple[str, ...]
+    name: str,
+    family: str,
+    width: int,
+    block: Any,
+    features: tuple[str, ...],
+    *,
+    single: Any = None,
+    itemsize: int = 1,
+    table_nbytes: int = 0,
+    preconditions: Mapping[str, int] | None = None,
 ) -> Kernel:
-    """`block(x, table, y)` looks up `width` bytes; entries of `itemsize` bytes."""
+    """`block(x, table, y)` looks up `width` bytes, `single(table, code)` one; entries of `itemsize`
+    bytes, all of them in `table_nbytes`."""
     as_entry = as_u8 if itemsize == 1 else as_f32
-    planes = name in PLANES
-
-    @helper
-    def single(table, code):  # type: ignore[no-untyped-def]
-        if planes:
-            bits = np.int64(0)
-            for k in range(itemsize):
-                bits |= np.int64(as_u8(table)[256 * k + code]) << 8 * k
-            return bits_f32(np.int32(bits))
-        return as_entry(table)[code]
+    single = single or (_byte if itemsize == 1 else _float)
 
     @kernel(
         name,
         FIELDS,
-        extents if itemsize == 1 else float_extents,
+        _extents(itemsize, table_nbytes or 256 * itemsize),
         family=family,
         features=features,
+        preconditions=preconditions,
     )
     def lookup_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         x = operand(row, X, arena, constants)
@@ -129,15 +140,44 @@ def _declare(
         while i < stop:
             target = y + itemsize * (i // n * gap)
             end = min(stop, i - i % n + n)
-            while i + width <= end:
-                block(x + i, table, target + itemsize * i)
+            first = i
+            while i < end and first + width <= end:
+                at = min(i, end - width)  # the last block may overlap
+                block(x + at, table, target + itemsize * at)
                 i += width
             while i < end:
                 as_entry(target)[i] = single(table, as_u8(x)[i])
                 i += 1
+            i = end
         return 0
 
     return lookup_kernel
+
+
+@helper
+def _byte(table, code):  # type: ignore[no-untyped-def]
+    return as_u8(table)[code]
+
+
+@helper
+def _float(table, code):  # type: ignore[no-untyped-def]
+    return as_f32(table)[code]
+
+
+@helper
+def _of_planes(table, code):  # type: ignore[no-untyped-def]
+    bits = np.int64(0)
+    for k in range(4):
+        bits |= np.int64(as_u8(table)[256 * k + code]) << 8 * k
+    return bits_f32(np.int32(bits))
+
+
+@helper
+def _of_line(table, code):  # type: ignore[no-untyped-def]
+    p = as_i32(table)
+    product = (256 * np.int64(code) + p[1]) * p[0] >> 16
+    q = np.int64(np.int16(product + p[2])) >> p[3]
+    return np.uint8(min(max(q, 0), np.int64(p[4])) + p[5])
 
 
 @helper
@@ -152,19 +192,38 @@ def _eight_floats(x, table, y):  # type: ignore[no-untyped-def]
         as_f32(y)[i] = as_f32(table)[as_u8(x)[i]]
 
 
-PLANES = ("lookup_u8_f32_avx512vbmi",)  # kernels that take the bytes of a table's entries apart
 _VBMI = ("avx512", "avx512vbmi")
 KERNELS = (
-    _declare("lookup_u8_avx512vbmi", "lookup_u8", 1, 64, lookup_u8x64_vbmi, _VBMI),
-    _declare("lookup_u8_avx512", "lookup_u8", 1, 64, lookup_u8x64_avx512, ("avx512",)),
-    _declare("lookup_u8_avx2", "lookup_u8", 1, 32, lookup_u8x32_avx2, ("avx2",)),
-    _declare("lookup_u8_sse41", "lookup_u8", 1, 16, lookup_u8x16_sse41, ("sse41",)),
-    _declare("lookup_u8_neon", "lookup_u8", 1, 64, lookup_u8x64_neon, ("neon",)),
-    _declare("lookup_u8", "lookup_u8", 1, 8, _eight_bytes, ()),
+    _declare("lookup_u8_avx512vbmi", "lookup_u8", 64, lookup_u8x64_vbmi, _VBMI),
+    _declare("lookup_u8_avx512", "lookup_u8", 64, lookup_u8x64_avx512, ("avx512",)),
+    _declare("lookup_u8_avx2", "lookup_u8", 32, lookup_u8x32_avx2, ("avx2",)),
+    _declare("lookup_u8_sse41", "lookup_u8", 16, lookup_u8x16_sse41, ("sse41",)),
+    _declare("lookup_u8_neon", "lookup_u8", 64, lookup_u8x64_neon, ("neon",)),
+    _declare("lookup_u8", "lookup_u8", 8, _eight_bytes, ()),
 )
+
+
+def _declare_line(isa: str, block: Any, *, is_whole: bool) -> Kernel:
+    return _declare(
+        f"lookup_{'whole_' if is_whole else ''}line_{isa}", "lookup_line", WIDTH, block, (isa,),
+        single=_of_line, table_nbytes=NBYTES, preconditions={WHOLE: 1} if is_whole else None,
+    )  # fmt: skip
+
+
+WHOLE = "whole"  # the precondition of lines that only end where bytes do
+# for tables that are lines, where nothing looks up 64 bytes at once
+LINE_KERNELS = tuple(
+    _declare_line(isa, block, is_whole=is_whole)
+    for isa, (clamped, whole) in LINES.items()
+    for block, is_whole in ((whole, True), (clamped, False))
+)
+PLANES = ("lookup_u8_f32_avx512vbmi",)  # kernels that take the bytes of a table's entries apart
 FLOAT_KERNELS = (
-    _declare("lookup_u8_f32_avx512vbmi", "lookup_u8_f32", 4, 64, lookup_f32x64_vbmi, _VBMI),
-    _declare("lookup_u8_f32", "lookup_u8_f32", 4, 8, _eight_floats, ()),
-)
+    _declare(
+        "lookup_u8_f32_avx512vbmi", "lookup_u8_f32", 64, lookup_f32x64_vbmi, _VBMI,
+        single=_of_planes, itemsize=4,
+    ),
+    _declare("lookup_u8_f32", "lookup_u8_f32", 8, _eight_floats, (), itemsize=4),
+)  # fmt: skip
 
 SPEC = OpSpec("Lookup", "qrt", infer, reference, lower, layout="any")

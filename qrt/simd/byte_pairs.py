@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qrt.jit.declare import intrinsic
-from qrt.simd.emit import declared, extreme, splat
+from qrt.simd.emit import declared, extreme, splat, unpack
 from qrt.simd.narrow import AVX2, AVX512, NEON, SSE, Narrowing, pack, round_i32
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
@@ -119,20 +119,6 @@ def _block(formula: str, isa: Isa, values_type: Any) -> Any:
     return types.void(i64, i64, i64, values_type), codegen
 
 
-def _unpack(builder: Any, a: Any, b: Any, upper: bool) -> Any:
-    """Interleave the lower or upper halves of each 16-byte lane of two vectors."""
-    from llvmlite import ir
-
-    count = a.type.count
-    per_lane = 128 // a.type.element.width
-    picks = []
-    for lane in range(0, count, per_lane):
-        first = lane + (per_lane // 2 if upper else 0)
-        for i in range(first, first + per_lane // 2):
-            picks += [i, count + i]
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), count), picks))
-
-
 def _pairs(builder: Any, isa: Isa, a: Any, b: Any, p: dict[str, Any]) -> list[Any]:
     """Words (a, b) of each pair of codes, as four vectors of dwords."""
     from llvmlite import ir
@@ -140,8 +126,8 @@ def _pairs(builder: Any, isa: Isa, a: Any, b: Any, p: dict[str, Any]) -> list[An
     zero = _constants(a.type, 0)
     dwords = ir.VectorType(ir.IntType(32), isa.nbytes // 4)
     return [
-        builder.bitcast(_unpack(builder, pairs, zero, upper), dwords)
-        for pairs in (_unpack(builder, a, b, side) for side in (False, True))
+        builder.bitcast(unpack(builder, pairs, zero, upper), dwords)
+        for pairs in (unpack(builder, a, b, side) for side in (False, True))
         for upper in (False, True)
     ]
 
@@ -156,7 +142,7 @@ def _products(builder: Any, isa: Isa, a: Any, b: Any, p: dict[str, Any]) -> list
     for side in (False, True):
         x, y = (
             builder.sub(
-                builder.bitcast(_unpack(builder, codes, _constants(codes.type, 0), side), words),
+                builder.bitcast(unpack(builder, codes, _constants(codes.type, 0), side), words),
                 _both_words(builder, p[zero], words),
             )
             for codes, zero in ((a, "a_zero"), (b, "b_zero"))
@@ -166,7 +152,7 @@ def _products(builder: Any, isa: Isa, a: Any, b: Any, p: dict[str, Any]) -> list
             continue
         high = declared(builder.module, isa.multiply_high, words, [words, words])
         halves = builder.mul(x, y), builder.call(high, [x, y])
-        result += [builder.bitcast(_unpack(builder, *halves, u), dwords) for u in (False, True)]
+        result += [builder.bitcast(unpack(builder, *halves, u), dwords) for u in (False, True)]
     return result
 
 

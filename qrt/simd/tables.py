@@ -9,17 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from qrt.jit.declare import intrinsic
-from qrt.simd.emit import declared
-
-
-def _emit_load(builder: Any, address: Any, at: int, vector: Any, invariant: bool) -> Any:
-    from llvmlite import ir
-
-    place = builder.add(address, ir.Constant(ir.IntType(64), at))
-    loaded = builder.load(builder.inttoptr(place, vector.as_pointer()), align=1)
-    if invariant:
-        loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
-    return loaded
+from qrt.simd.emit import declared, load, unpack
 
 
 def _emit_segments(builder: Any, table: Any, nbytes: int) -> list[Any]:
@@ -31,7 +21,7 @@ def _emit_segments(builder: Any, table: Any, nbytes: int) -> list[Any]:
     repeat = ir.Constant(ir.VectorType(index, nbytes), [i % 16 for i in range(nbytes)])
     plain = []
     for k in range(16):
-        segment = _emit_load(builder, table, 16 * k, quarter, True)
+        segment = load(builder, table, 16 * k, quarter, invariant=True)
         plain.append(builder.shuffle_vector(segment, ir.Constant(quarter, ir.Undefined), repeat))
     segments = plain[:1] + [builder.xor(plain[k - 1], plain[k]) for k in range(1, 16)]
     return segments[:8] + [builder.xor(segments[k], segments[k - 8]) for k in range(8, 16)]
@@ -57,7 +47,7 @@ def _by_shuffles(nbytes: int, shuffle: str) -> Any:
         below = declared(module, f"llvm.ssub.sat.v{nbytes}i8", vector, [vector, vector])
         step = ir.Constant(vector, [16] * nbytes)
         segments = _emit_segments(builder, args[1], nbytes)
-        x = _emit_load(builder, args[0], 0, vector, False)
+        x = load(builder, args[0], 0, vector)
         y = builder.call(look, [segments[0], x])
         for k in range(1, 16):
             x = builder.sub(x, step) if k < 9 else builder.call(below, [x, step])
@@ -94,9 +84,9 @@ def lookup_u8x64_neon(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
         x, table, y = args
         look = declared(b.module, "llvm.aarch64.neon.tbl4.v16i8", vector, [vector] * 5)
         look_on = declared(b.module, "llvm.aarch64.neon.tbx4.v16i8", vector, [vector] * 6)
-        parts = [_emit_load(b, table, 16 * i, vector, True) for i in range(16)]
+        parts = [load(b, table, 16 * i, vector, invariant=True) for i in range(16)]
         for at in range(0, 64, 16):
-            index = _emit_load(b, x, at, vector, False)
+            index = load(b, x, at, vector)
             found = b.call(look, [*parts[:4], index])
             for k in range(64, 256, 64):
                 below = b.sub(index, ir.Constant(vector, [k] * 16))
@@ -124,8 +114,8 @@ def lookup_u8x64_avx512(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         b = builder
         pick = declared(b.module, "llvm.x86.avx512.vpermi2var.hi.512", words, [words] * 3)
-        parts = [_emit_load(b, args[1], 64 * k, words, True) for k in range(4)]
-        index = _emit_load(b, args[0], 0, words, False)
+        parts = [load(b, args[1], 64 * k, words, invariant=True) for k in range(4)]
+        index = load(b, args[0], 0, words)
 
         def constant(value: int) -> Any:
             return ir.Constant(words, [value] * 32)
@@ -160,7 +150,7 @@ def _emit_picks(builder: Any, table: Any, index: Any) -> Any:
 
     vector = index.type
     pick = declared(builder.module, "llvm.x86.avx512.vpermi2var.qi.512", vector, [vector] * 3)
-    parts = [_emit_load(builder, table, 64 * k, vector, True) for k in range(4)]
+    parts = [load(builder, table, 64 * k, vector, invariant=True) for k in range(4)]
     lower = builder.call(pick, [parts[0], index, parts[1]])
     upper = builder.call(pick, [parts[2], index, parts[3]])
     high = builder.icmp_signed("<", index, ir.Constant(vector, [0] * 64))
@@ -176,7 +166,7 @@ def lookup_u8x64_vbmi(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
     vector = ir.VectorType(ir.IntType(8), 64)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        index = _emit_load(builder, args[0], 0, vector, False)
+        index = load(builder, args[0], 0, vector)
         found = _emit_picks(builder, args[1], index)
         builder.store(found, builder.inttoptr(args[2], vector.as_pointer()), align=1)
         return context.get_dummy_value()
@@ -200,33 +190,22 @@ def lookup_f32x64_vbmi(typingctx: Any, x: Any, planes: Any, y: Any) -> Any:
     dwords = ir.VectorType(index_type, 16)
     word = ir.IntType(64)
 
-    def interleave(b: Any, one: Any, other: Any, half: int) -> Any:
-        """Elements of the lower (0) or upper (1) half of each lane of two vectors, in turn."""
-        per_lane = one.type.count // 4
-        picks = []
-        for lane in range(0, one.type.count, per_lane):
-            for i in range(per_lane // 2):
-                at = lane + half * per_lane // 2 + i
-                picks += [at, one.type.count + at]
-        mask = ir.Constant(ir.VectorType(index_type, one.type.count), picks)
-        return b.shuffle_vector(one, other, mask)
-
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         b = builder
         x, planes, y = args
         order = ir.Constant(dwords, [4 * (i % 4) + i // 4 for i in range(16)])
-        loaded = _emit_load(b, x, 0, dwords, False)
+        loaded = load(b, x, 0, dwords)
         index = b.bitcast(
             b.shuffle_vector(loaded, ir.Constant(dwords, ir.Undefined), order), vector
         )
         found = [_emit_picks(b, b.add(planes, ir.Constant(word, 256 * k)), index) for k in range(4)]
         words = ir.VectorType(ir.IntType(16), 32)
-        for half in (0, 1):
-            low = b.bitcast(interleave(b, found[0], found[1], half), words)
-            high = b.bitcast(interleave(b, found[2], found[3], half), words)
-            for part in (0, 1):
+        for half in (False, True):
+            low = b.bitcast(unpack(b, found[0], found[1], half), words)
+            high = b.bitcast(unpack(b, found[2], found[3], half), words)
+            for part in (False, True):
                 at = b.add(y, ir.Constant(word, 64 * (2 * half + part)))
-                entries = interleave(b, low, high, part)
+                entries = unpack(b, low, high, part)
                 b.store(entries, b.inttoptr(at, words.as_pointer()), align=1)
         return context.get_dummy_value()
 
