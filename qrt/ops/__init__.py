@@ -94,7 +94,7 @@ _SPECS: tuple[OpSpec, ...] = (
     max_pool.FLOAT_SPEC,
     float_average_pool.SPEC,
     batch_normalization.SPEC,
-    layer_normalization.SPEC,
+    *layer_normalization.SPECS,
     *recurrent.SPECS,
     dynamic_lstm.SPEC,
 )

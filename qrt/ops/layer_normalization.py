@@ -1,8 +1,9 @@
-"""LayerNormalization of float32 (ONNX, opset 17), over the last axes, row-major.
+"""LayerNormalization (ONNX, opset 17) and RMSNormalization (opset 23) of float32, over the last
+axes, row-major.
 
-y = (x - mean) / sqrt(variance + epsilon) * scale + bias. Sums run in 16 lanes that are added up in
-a fixed order, mean first and the squared differences from it after, so bits do not depend on
-threads or CPU.
+y = (x - mean) / sqrt(variance + epsilon) * scale + bias; RMSNormalization is the same with a mean
+of 0 and no bias. Sums run in 16 lanes that are added up in a fixed order, mean first and the
+squared differences from it after, so bits do not depend on threads or CPU.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from qrt.errors import ModelError, UnsupportedError
 from qrt.ir import Node
 from qrt.ir.attrs import AttrReader
-from qrt.jit.declare import Extent, helper, kernel, slots
+from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.ops.channels import normalized_axis
 from qrt.ops.sizes import product
 from qrt.ops.spec import Array, Lowering, OpSpec
@@ -45,7 +46,7 @@ def parse(node: Node) -> tuple[int, float]:
     attrs.done()
     if stash != 1:
         raise UnsupportedError(f"stash_type={stash} is not supported, only 1 (float32)")
-    if len(node.outputs) > 1:
+    if any(value.name for value in node.outputs[1:]):
         raise UnsupportedError("the Mean and InvStdDev outputs are not supported")
     for i, name in ((1, "scale"), (2, "bias")):
         value = node.input(i)
@@ -67,7 +68,9 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     axis, epsilon = parse(node)
     axes = tuple(range(axis, x.ndim))
     wide = x.astype(np.float64)
-    centered = wide - wide.mean(axis=axes, keepdims=True)
+    centered = wide
+    if node.op == "LayerNormalization":
+        centered = wide - wide.mean(axis=axes, keepdims=True)
     variance = (centered**2).mean(axis=axes, keepdims=True)
     y = centered / np.sqrt(variance + epsilon) * scale
     return [np.asarray(y if bias is None else y + bias, np.float32)]
@@ -76,12 +79,12 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
 def lower(node: Node, program: Lowering) -> None:
     x, scale, bias = node.required(0), node.required(1), node.input(2)
     if any(v is not None and v.dtype != np.float32 for v in (x, scale, bias)):
-        raise UnsupportedError("LayerNormalization is supported for float32 only")
+        raise UnsupportedError(f"{node.op} is supported for float32 only")
     axis, epsilon = parse(node)
     n = math.prod(x.static_shape[axis:])
     zeros = None if bias is not None else program.constant(np.zeros(n, np.float32))
     program.emit(
-        layer_normalization_kernel,
+        KERNELS[node.op],
         x=program.operand(x),
         y=program.operand(node.outputs[0]),
         scale=program.operand(scale),
@@ -132,25 +135,32 @@ def _sum_of_squares(x, n, mean):  # type: ignore[no-untyped-def]
     return total
 
 
-@kernel("layer_normalization_f32", FIELDS, extents)
-def layer_normalization_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    x = operand(row, X, arena, constants)
-    y = operand(row, Y, arena, constants)
-    scale = as_f32(operand(row, SCALE, arena, constants))
-    bias = as_f32(operand(row, BIAS, arena, constants))
-    n = row[N]
-    epsilon = row_f32(row, EPSILON)
-    count = np.float32(n)
-    start, stop = share(row[ROWS], thread, threads, 1)
-    for r in range(start, stop):
-        at = x + 4 * r * n
-        mean = _sum(at, n) / count
-        deviation = sqrt_f32(_sum_of_squares(at, n, mean) / count + epsilon)
-        source = as_f32(at)
-        out = as_f32(y + 4 * r * n)
-        for i in range(n):
-            out[i] = (source[i] - mean) / deviation * scale[i] + bias[i]
-    return 0
+def _declare(name: str, centers: bool) -> Kernel:
+    @kernel(name, FIELDS, extents, family="layer_normalization_f32")
+    def normalization(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+        x = operand(row, X, arena, constants)
+        y = operand(row, Y, arena, constants)
+        scale = as_f32(operand(row, SCALE, arena, constants))
+        bias = as_f32(operand(row, BIAS, arena, constants))
+        n = row[N]
+        epsilon = row_f32(row, EPSILON)
+        count = np.float32(n)
+        start, stop = share(row[ROWS], thread, threads, 1)
+        for r in range(start, stop):
+            at = x + 4 * r * n
+            mean = _sum(at, n) / count if centers else np.float32(0)
+            deviation = sqrt_f32(_sum_of_squares(at, n, mean) / count + epsilon)
+            source = as_f32(at)
+            out = as_f32(y + 4 * r * n)
+            for i in range(n):
+                out[i] = (source[i] - mean) / deviation * scale[i] + bias[i]
+        return 0
+
+    return normalization
 
 
-SPEC = OpSpec("LayerNormalization", "", infer, reference, lower)
+KERNELS = {
+    "LayerNormalization": _declare("layer_normalization_f32", True),
+    "RMSNormalization": _declare("rms_normalization_f32", False),
+}
+SPECS = tuple(OpSpec(op, "", infer, reference, lower) for op in KERNELS)

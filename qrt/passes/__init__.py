@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from qrt.ir import Graph
 from qrt.passes.batchnorm import fold_batchnorm
 from qrt.passes.dead import remove_dead
+from qrt.passes.expand import expand_projections
 from qrt.passes.fold import bind_values, fold_constants
 from qrt.passes.identities import drop_identities
 from qrt.passes.layout import choose_layouts
@@ -43,6 +44,7 @@ Pass = Callable[[Graph], Graph]
 # in this order; each takes a graph it may change and gives the one to go on with
 OPTIMIZE: list[Pass] = [
     drop_contrib_names,
+    expand_projections,
     fold_constants,
     drop_identities,
     narrow_quantize,

@@ -253,6 +253,14 @@ def _reduce(node: Node) -> Shape | None:
     return tuple(d for i, d in enumerate(x) if i not in gone)
 
 
+def _attention(node: Node) -> Shape | None:
+    """(batch, length, columns), but for ONNX's of four dimensions."""
+    x = _shape(node)
+    if node.domain == "":
+        return None if x is None else _unknown(len(x))
+    return _unknown(3)
+
+
 def _expand(node: Node) -> Shape | None:
     x, target = _shape(node), _shape(node, 1)
     if x is None or target is None or len(target) != 1 or not isinstance(target[0], int):
@@ -273,7 +281,9 @@ SAME = (
     "PRelu", "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Hardmax", "Abs", "Celu", "Ceil",
     "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Log", "Mish", "Neg", "Not",
     "Reciprocal", "Round", "Selu", "Shrink", "Sign", "Softplus", "Softsign", "Sqrt", "Swish",
-    "Tanh", "ThresholdedRelu", "Trilu", "Sin", "Cos", *QONNX_OPS,
+    "Tanh", "ThresholdedRelu", "Trilu", "Sin", "Cos", "RMSNormalization", "RotaryEmbedding",
+    "SkipLayerNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization",
+    "BiasGelu", "FastGelu", "QuickGelu", *QONNX_OPS,
 )  # fmt: skip
 BROADCAST = (
     "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max",
@@ -287,10 +297,16 @@ MOVEMENT = (
 )  # fmt: skip
 REDUCE = ("Max", "Mean", "Min", "Prod", "Sum", "L1", "L2", "LogSumExp", "SumSquare")
 
+ATTENTION = (
+    "Attention", "EmbedLayerNormalization", "GroupQueryAttention", "MultiHeadAttention",
+    "QEmbedLayerNormalization",
+)  # fmt: skip
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(SAME, _same),
     **dict.fromkeys(BROADCAST, lambda n: _qlinear_binary(n) if n.domain else _broadcast(n)),
     **dict.fromkeys((f"Reduce{name}" for name in REDUCE), _reduce),
+    **dict.fromkeys(ATTENTION, _attention),
     "AveragePool": _pool,
     "Concat": _concat,
     "Conv": _conv,

@@ -2,7 +2,7 @@
 
 Conv with auto_pad = Conv with pads; Conv over three axes = over two (`conv3d`); GlobalMaxPool =
 MaxPool over all of it; a product whose bias differs from row to row = one product per row; one
-whose sums may pass int32 is float (`deep_products`).
+whose sums may pass int32 is float (`deep_products`); attention and kin are written out (`expand`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from qrt.ir import Node, Value
 from qrt.ops.windows import resolve as resolve_windows
 from qrt.passes.conv3d import unfold_depth
 from qrt.passes.deep_products import float_deep_product
+from qrt.passes.expand import EXPANSIONS
 from qrt.quant.affine import Array
 
 
@@ -91,6 +92,7 @@ def _like(
 
 
 REWRITES: dict[tuple[str, str], Callable[[Node], list[Node]]] = {
+    **EXPANSIONS,
     ("", "GlobalMaxPool"): _global_max_pool,
     ("qrt", "Conv"): _conv,
     ("qrt", "MatMul"): _rows,

@@ -60,6 +60,7 @@ POSITIONS: dict[tuple[str, str], tuple[int, ...]] = {
     ("", "Unsqueeze"): (1,),
     ("", "Upsample"): (1,),
     ("com.microsoft", "DequantizeLinear"): (1, 2),
+    ("com.microsoft", "GroupQueryAttention"): (6,),
     ("com.microsoft", "QGemm"): (1, 2, 3, 4, 5, 6, 7, 8),
     ("com.microsoft", "QLinearAdd"): (1, 2, 4, 5, 6, 7),
     ("com.microsoft", "QLinearAveragePool"): (1, 2, 3, 4),
