@@ -74,6 +74,7 @@ SHAPES: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("bert_scores", (128, 128, 64), "two_inputs"),
         ("bert_dynamic", (128, 768, 768), "to_float"),
         ("bert_head", (128, 64, 768), "asymmetric"),
+        ("bert_head", (128, 64, 768), "words"),
     ),
     "gemv": (
         ("keyword_fc", (1, 12, 64)),

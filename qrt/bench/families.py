@@ -91,6 +91,7 @@ FAMILIES: tuple[Family, ...] = (
             "to_float": models.matmul_to_float,
             "asymmetric": models.qlinear_matmul_asymmetric,
             "two_inputs": models.qlinear_matmul_two_inputs,
+            "words": models.matmul_words,
         },
         "GMAC/s",
         ("dots",),

@@ -194,6 +194,16 @@ def matmul_to_float(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
     return d.output(d.node("MatMul", d.dequantize(d.input(U8, (m, k))), w))
 
 
+def matmul_words(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
+    """u16 * s8 weights with float32 results (com.microsoft: before opset 21)."""
+    qparams = d.qparams(X_SCALE / 256, 2**15, np.uint16)
+    x = d.node(
+        "DequantizeLinear", d.input(np.uint16, (m, k)), *qparams, domain="com.microsoft"
+    )
+    w = d.node("DequantizeLinear", d.weights(k, n), *d.qparams(2**-10, 0, S8))
+    return d.output(d.node("MatMul", x, w))
+
+
 def matmul_f32(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
     """float32 (m, k) * weights (k, n)."""
     return d.output(d.node("MatMul", d.input(F32, (m, k)), d.weights(k, n, dtype=F32)))

@@ -42,6 +42,7 @@ from qrt.ops import (
     split,
     transpose,
     where,
+    wide,
 )
 from qrt.ops.spec import OpSpec
 
@@ -50,6 +51,8 @@ _SPECS: tuple[OpSpec, ...] = (
     conv.SPEC,
     matmul.SPEC,
     matmul_nbits.SPEC,
+    wide.SPLIT,
+    wide.JOIN,
     quantize.SPEC,
     dequantize.SPEC,
     requantize.SPEC,

@@ -103,7 +103,8 @@ def _product(acc: Array, x_scale: Array, w_scale: Array, bias: Value | None) -> 
 
 def _operand(node: Node, values: Values, i: int) -> Dequantized:
     value = dequantized_at(values, i)
-    node.refuse_unless(value.q.dtype.itemsize == 1, f"operands of {value.q.dtype}")
+    widest = 2 if i == 0 else 1  # activations may have 16 bits
+    node.refuse_unless(value.q.dtype.itemsize <= widest, f"operands of {value.q.dtype}")
     return value
 
 
@@ -114,7 +115,7 @@ def _moved(value: Dequantized, movement: Callable[[Array], Array]) -> Dequantize
 
 
 def _exact_matmul(a: Array, b: Array) -> Array:
-    # exact: |a * b| <= 255 * 255, so float64 holds sums of 10^11 of them
+    # exact: |a * b| <= 65535 * 255, so float64 holds sums of 10^8 of them
     return np.rint(a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
 
 

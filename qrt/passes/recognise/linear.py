@@ -18,6 +18,7 @@ from qrt.ir.attrs import AttrReader
 from qrt.ops.channels import normalized_axis
 from qrt.passes.recognise.views import Blocked, Codes, Fixed, Mapped, Pending, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
+from qrt.passes.recognise.wide import WORDS, Wide, WideProduct
 from qrt.quant.affine import S8, U8, Array, make_qparams, quantize, unsigned
 
 # integer types of constants that DequantizeLinear may read, widened to 8 bit, with their bits
@@ -56,6 +57,8 @@ def quantize_view(walk: Walk, node: Node, x: View | None, y: QParams) -> Outcome
         constant = x.value.data
     if constant is not None and constant.dtype == np.float32:
         return Plain(walk.constant(np.clip(quantize(constant, y), qmin, qmax), like))
+    if isinstance(x, WideProduct) and y.per_tensor and y.dtype in WORDS:
+        return Plain(x.emit(walk, like, y, qmin, qmax))
     if not y.per_tensor or y.dtype not in (U8, S8):
         # no operator computes with per_channel or 16-bit tensors: they leave the walk as they are
         real = walk.real(x, node.required(0))
@@ -105,6 +108,8 @@ def dequantize_view(
         if value.dtype is None or value.dtype.name not in DEQUANTIZED:
             return f"its input is {value.dtype or 'of an unknown type'}"
         qparams = qparams_of(node, scale, zero_point, value.dtype)
+        if qparams.per_tensor and value.dtype in WORDS:
+            return Wide(value, qparams, node)
         if value.dtype == np.int32:
             return Sums(node, value, qparams)
     out = walk.result(node.outputs[0], np.dtype(np.float32))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from qrt.passes.recognise import nbits
 from qrt.passes.recognise.product import Product, Weights, per_channel
 from qrt.passes.recognise.views import Codes, Fixed, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
+from qrt.passes.recognise.wide import Wide, WideProduct
 from qrt.passes.recognise.windows import window_attrs
 from qrt.quant.affine import S8, U8, Array, spread
 from qrt.quant.products import same_scale, signed_weights
@@ -28,7 +30,7 @@ MAX_SPATIAL = 3  # axes that a convolution slides over
 
 def conv(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     """Conv (opset 1 to 22): one to three spatial axes, constant weights."""
-    x = walk.quantized(views[0], node.required(0))
+    x = _left(walk, node, views[0])
     if x is None:
         return "its input is not a quantized tensor"
     weights = _weights(views[1], axis=0)
@@ -43,7 +45,7 @@ def conv(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     attrs["group"] = reader.int("group", 1)
     reader.done()
     channels, depth = weights.q.shape[0], math.prod(weights.q.shape[1:])
-    product = Product(node, "Conv", *x, x[1].scale, weights, channels, depth, attrs=attrs)
+    product = _product(views[0], node, "Conv", *x, x[1].scale, weights, channels, depth, attrs)
     bias = node.input(2)
     if bias is not None and bias.shape is not None and bias.shape != (channels,):
         raise ModelError(f"{node.where}: bias must have shape [{channels}], got {list(bias.shape)}")
@@ -65,10 +67,10 @@ def matmul(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     packed = nbits.matmul(walk, node, views)
     if packed is not None:
         return packed
-    x = walk.quantized(views[0], node.required(0))
+    x = _left(walk, node, views[0])
     if x is None:
         return "its left operand is not a quantized tensor"
-    return _matmul(walk, node, x, views[1], None, x[1].scale)
+    return _matmul(walk, node, views[0], x, views[1], None, x[1].scale)
 
 
 def gemm(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
@@ -76,7 +78,7 @@ def gemm(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     packed = nbits.gemm(walk, node, views)
     if packed is not None:
         return packed
-    x = walk.quantized(views[0], node.required(0))
+    x = _left(walk, node, views[0])
     if x is None:
         return "its left operand is not a quantized tensor"
     attrs = AttrReader(node)
@@ -84,6 +86,8 @@ def gemm(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     alpha, beta = (np.float32(attrs.float(name, 1.0)) for name in ("alpha", "beta"))
     attrs.done()
     if trans_a:
+        if isinstance(views[0], Wide):
+            return "its left operand has 16 bits and is transposed"
         x = _transposed(walk, node, x[0]), x[1]
     b = views[1]
     if trans_b:
@@ -99,12 +103,39 @@ def gemm(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
         c = Plain(walk.constant(beta * floats.astype(np.float32), node.required(2)))
     if alpha == 0 or not np.isfinite(alpha):
         return f"its alpha is {alpha}"
-    return _matmul(walk, node, x, b, c, np.asarray(alpha * x[1].scale))
+    return _matmul(walk, node, views[0], x, b, c, np.asarray(alpha * x[1].scale))
+
+
+def _left(walk: Walk, node: Node, view: View | None) -> tuple[Codes, QParams] | None:
+    """The left operand of a product: 8-bit codes, or the low bytes of 16 bits."""
+    if isinstance(view, Wide):
+        return view.split(walk)[1], view.zero_points()[1]
+    return walk.quantized(view, node.required(0))
+
+
+def _product(
+    view: View | None,
+    node: Node,
+    op: str,
+    x: Codes,
+    qparams: QParams,
+    x_scale: Array,
+    weights: Weights,
+    channels: int | None,
+    depth: int | None,
+    attrs: dict[str, Any] | None = None,
+) -> Product:
+    """The product of the left operand `x` that `_left` made of `view`."""
+    made = (node, op, x, qparams, x_scale, weights, channels, depth)
+    if isinstance(view, Wide):
+        return WideProduct(*made, attrs=attrs or {}, wide=view)
+    return Product(*made, attrs=attrs or {})
 
 
 def _matmul(
     walk: Walk,
     node: Node,
+    view: View | None,
     x: tuple[Codes, QParams],
     b: View | None,
     c: View | None,
@@ -131,7 +162,7 @@ def _matmul(
             return "the shape of its right operand is not known"
         zero = np.asarray(int(rhs[1].zero_point) - 128, np.int32)
         weights = Weights(rhs[1].scale, zero, -1, codes=rhs[0])
-    product = Product(node, "MatMul", *x, x_scale, weights, channels, depth)
+    product = _product(view, node, "MatMul", *x, x_scale, weights, channels, depth)
     return _finish(product, c, rank=2)
 
 
