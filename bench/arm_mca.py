@@ -90,8 +90,9 @@ class Stream(NamedTuple):
 
 STREAMS = (
     Stream("quantize_f32_u8", "sqxtn|fdiv"),
-    Stream("quantize_channels_f32_u8", "sqxtn|fdiv"),
-    Stream("dynamic_quantize_f32_u8", "sqxtn|fdiv"),
+    Stream("quantize_columns_f32_u8", "sqxtn|fdiv"),
+    Stream("dynamic_quantize_f32_u8", "fmla|fmul|fdiv"),
+    Stream("requantize_s32_u8", "sqxtn|fcmgt"),
     Stream("dequantize_uint8_f32", "[su]cvtf", 4),
     Stream("lookup_u8", "strb|stu?r\\s+q"),
     Stream("lookup_u8_f32", "str\\s+[sw]", 4),
@@ -246,11 +247,11 @@ def main() -> int:
     if shutil.which(objdump) is None:
         print(f"{objdump} is not here: no streams")
         return 0
-    print(f"\n{'core':12} {'kernel':28} {f'cycles/{AT_ONCE}':>9} {'bound':>6}")
+    print(f"\n{'core':12} {'kernel':32} {f'cycles/{AT_ONCE}':>9} {'bound':>6}")
     for core, (model, level) in CORES.items():
         for name, lines, elements in streams(frozenset(ARM_LEVELS[level]), objdump):
             turn = [value * AT_ONCE / elements for value in cycles(lines, model, mca)]
-            print(f"{core:12} {name:28} {turn[0]:9.0f} {turn[1]:6.0f}")
+            print(f"{core:12} {name:32} {turn[0]:9.0f} {turn[1]:6.0f}")
             if arguments.asm:
                 print("\n".join(lines))
     return 0
