@@ -5,7 +5,8 @@
 
 Networks are the published ones (sources at each function), quantized as onnxruntime's static
 quantizer does it in QDQ format: uint8 activations, int8 weights per channel; `_dynamic` ones as its
-dynamic quantizer does it, weights per tensor. MiniLM's names end with the number of tokens. The
+dynamic quantizer does it, weights per tensor. Names of MiniLM and of the decoder block end with the
+number of tokens. The
 same seed gives the same model. Weights mean nothing; shapes, scales and value ranges are what
 counts.
 """
@@ -23,7 +24,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs as a script
 
-from bench import zoo_recurrent, zoo_transformer
+from bench import zoo_decoder, zoo_recurrent, zoo_transformer
 from bench.zoo_builder import QdqBuilder, Tensor, checked_model
 from bench.zoo_dynamic import as_dynamic
 
@@ -235,6 +236,12 @@ ZOO: dict[str, Callable[[], ModelProto]] = {
         f"minilm_{form}_{sequence}": partial(zoo_transformer.minilm, form, sequence)
         for form in ("qdq", "dynamic")
         for sequence in (16, 128, 256)
+    },
+    **{
+        f"decoder_4bit_{'step' if tokens == 1 else 'prompt'}_{past + tokens}": partial(
+            zoo_decoder.decoder_block, tokens, past
+        )
+        for tokens, past in ((64, 0), (256, 0), (1, 255))
     },
 }
 
