@@ -1,8 +1,9 @@
 """Operators that turn into simpler ones once their input's shape is known.
 
 Conv with auto_pad = Conv with pads; Conv over three axes = over two (`conv3d`); GlobalMaxPool =
-MaxPool over all of it; a product whose bias differs from row to row = one product per row; one
-whose sums may pass int32 is float (`deep_products`); attention and kin are written out (`expand`).
+MaxPool over all of it; Mean = Sum / count; a product whose bias differs from row to row = one
+product per row; one whose sums may pass int32 is float (`deep_products`); attention and kin are
+written out (`expand`).
 """
 
 from __future__ import annotations
@@ -91,9 +92,23 @@ def _like(
     )  # fmt: skip
 
 
+def _mean(node: Node) -> list[Node]:
+    """Mean = Sum / count, of float32 tensors that broadcast."""
+    x, y = node.required(0), node.outputs[0]
+    if x.dtype != np.float32:
+        return [node]
+    total = Value(f"{y.name}/sum", y.dtype)
+    count = _constant(f"{y.name}/count", np.array(len(node.inputs), np.float32))
+    return [
+        _like(node, "Sum", node.inputs, [total]),
+        _like(node, "Div", [total, count], [y]),
+    ]
+
+
 REWRITES: dict[tuple[str, str], Callable[[Node], list[Node]]] = {
     **EXPANSIONS,
     ("", "GlobalMaxPool"): _global_max_pool,
+    ("", "Mean"): _mean,
     ("qrt", "Conv"): _conv,
     ("qrt", "MatMul"): _rows,
 }
