@@ -32,7 +32,7 @@ ORDER = (
     ("simd",),
     ("jit",),
 )
-FOR_ALL = ("ir", "quant", "errors", "knobs")
+FOR_ALL = ("ir", "quant", "errors", "knobs", "files")
 # the package itself: what `import qrt` gives, and `python -m qrt`
 TOP = {"__init__": ("api", "errors"), "__main__": ("cli",)}
 # rooms that may use the package as its users do

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +12,7 @@ import numpy as np
 
 from qrt.cli.screen import shape_text
 from qrt.errors import QrtError
+from qrt.files import whole_file
 
 Array = np.ndarray[Any, Any]
 
@@ -88,16 +87,11 @@ def write_outputs(folder: Path, names: Sequence[str], arrays: Sequence[Array]) -
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.npy" for name in safe_names(names)]
     for name, path, array in zip(names, paths, arrays, strict=True):
-        temporary = folder / f".{path.name}.{os.getpid()}.tmp"
         try:
-            with open(temporary, "xb") as file:
+            with whole_file(path) as file:
                 np.save(file, array, allow_pickle=False)
-            os.replace(temporary, path)
         except ValueError as error:
             raise QrtError(f"output {name!r} cannot be written: {error}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
     return paths
 
 

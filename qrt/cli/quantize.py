@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
-from pathlib import Path
 
 import qrt
 from qrt import knobs
@@ -14,6 +11,7 @@ from qrt.cli.command import Command
 from qrt.cli.options import add_model, count_from
 from qrt.cli.screen import facts, show, show_json
 from qrt.errors import InputError
+from qrt.files import whole_file
 
 RECIPES = ("static", "x86", "arm", "int16", "dynamic", "weights")
 
@@ -65,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--recipe {args.recipe} needs --data: samples to see ranges on")
         made = qrt.quantize_static(args.model, data, args.recipe, progress=_progress)
     before, after = model_size(args.model), model_size(made)
-    write_whole(Path(args.output), made.SerializeToString())
+    with whole_file(args.output) as file:
+        file.write(made.SerializeToString())
     if args.json:
         show_json(
             {
@@ -90,25 +89,6 @@ def run(args: argparse.Namespace) -> int:
         )
     )
     return 0
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _samples(path: str, most: int | None) -> object:

@@ -11,10 +11,10 @@ import contextlib
 import hashlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from qrt import knobs
+from qrt.files import whole_file
 
 _MAGIC = b"qrtobj01"
 
@@ -46,16 +46,13 @@ def read_object(digest: str) -> bytes | None:
 
 def write_object(digest: str, body: bytes) -> None:
     """Keep `body` under `digest`; says nothing when the folder cannot be written."""
+    write_file(f"{digest}.o", _MAGIC + hashlib.sha256(body).digest() + body)
+
+
+def write_file(name: str, data: bytes) -> None:
+    """Keep a file in the folder; says nothing when it cannot be written."""
     folder = cache_dir()
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(_MAGIC + hashlib.sha256(body).digest() + body)
-        os.replace(temporary, folder / f"{digest}.o")
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        with whole_file(folder / name, mode=0o600) as file:
+            file.write(data)

@@ -9,17 +9,14 @@ written, only costs measuring again. Processes that write at once may lose each 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import platform
-import tempfile
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from qrt.jit.cache import cache_dir
+from qrt.jit.cache import cache_dir, write_file
 from qrt.jit.declare import Kernel
 from qrt.jit.digest import kernel_digest
 from qrt.jit.target import Target
@@ -59,19 +56,7 @@ def write_timing(key: str, times: Mapping[str, int]) -> None:
     timings[key] = dict(times)
     for oldest in list(timings)[: max(0, len(timings) - MAX_ENTRIES)]:
         del timings[oldest]
-    folder = cache_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "w") as f:
-            json.dump({"version": VERSION, "timings": timings}, f)
-        os.replace(temporary, folder / FILE)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    write_file(FILE, json.dumps({"version": VERSION, "timings": timings}).encode())
 
 
 @cache

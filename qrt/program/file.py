@@ -14,13 +14,13 @@ import mmap
 import os
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from qrt.errors import ProgramError
+from qrt.files import whole_file
 from qrt.jit.declare import HEADER
 from qrt.program.constants import ConstantPool
 from qrt.program.host import HOSTS
@@ -64,16 +64,11 @@ def save_program(program: Program, path: str | os.PathLike[str]) -> None:
         "sections": [{"nbytes": s.size, "digest": _digest(s.data).hex()} for s in sections],
     }
     header = json.dumps(fields).encode()
-    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as f:
-            f.write(MAGIC + len(header).to_bytes(8, "little") + _digest(header) + header)
-            for section in sections:
-                f.write(bytes(-f.tell() % PAGE))
-                f.write(section.data)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole_file(path) as f:
+        f.write(MAGIC + len(header).to_bytes(8, "little") + _digest(header) + header)
+        for section in sections:
+            f.write(bytes(-f.tell() % PAGE))
+            f.write(section.data)
 
 
 def load_program(path: str | os.PathLike[str]) -> Program:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qrt.errors import QuantizationError
+from qrt.files import whole_file
 from qrt.quant.affine import Array
 
 if TYPE_CHECKING:
@@ -31,14 +30,8 @@ def write_histogram(report: ErrorReport, path: Path, bins: int) -> None:
     if suffix not in (".html", ".png"):
         raise QuantizationError(f"a plot is written as .html or .png, got {path.name!r}")
     data = _page(report, bins).encode() if suffix == ".html" else _png(report, bins)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with whole_file(path) as file:
+        file.write(data)
 
 
 def _grid(report: ErrorReport) -> Array:

@@ -1,0 +1,31 @@
+"""Files that are there whole or not at all, however a process ends and whoever else writes them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+_numbers = itertools.count()  # threads may write the same file
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to write what shall be at `path`, put there when the block ends without an exception.
+
+    It lies beside `path` until then. `mode` is less what the umask takes. Raises OSError.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.tmp")
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
