@@ -16,8 +16,8 @@ from cli_harness import qrt_command
 
 from qrt.bench import rival
 from qrt.bench.cases import SHAPES, Case, all_cases, choose_cases
+from qrt.bench.draft import random_inputs
 from qrt.bench.families import BY_NAME, FAMILIES
-from qrt.bench.models import random_inputs
 from qrt.bench.runner import dot_limit_of, prepare, program_of
 from qrt.errors import InputError
 from qrt.jit.declare import KERNELS

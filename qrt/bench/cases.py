@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qrt.bench.draft import Draft
 from qrt.bench.families import BY_NAME, FAMILIES, Family, find_family
-from qrt.bench.models import Draft
 from qrt.errors import InputError
 
 if TYPE_CHECKING:

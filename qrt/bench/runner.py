@@ -16,7 +16,7 @@ from qrt.api.progress import ProgressLine
 from qrt.api.recipe import ModelRecipe
 from qrt.bench import machine
 from qrt.bench.cases import Case
-from qrt.bench.models import constants_nbytes, empty, random_inputs
+from qrt.bench.draft import constants_nbytes, empty, random_inputs
 from qrt.bench.rival import Rival, prepare_rival
 from qrt.gemm.limits import DOT_LIMITS, FLOAT_LIMITS, DotLimit
 from qrt.jit.declare import KERNELS
