@@ -5,6 +5,7 @@ The oracle is onnx.reference, or NumPy where that is not the operator's.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -195,3 +196,186 @@ def test_optionals() -> None:
     assert not there and value is None
     there, value = session.run(None, {"o": X})
     assert there and value is X
+
+
+def scan(text: str = "") -> onnx.ModelProto:
+    """Running sums over sequences, and their products with what the graph around has."""
+    return parsed(f"""g (float[K,J] start, float[A,B,C] x, float[D,E,F] y, float[J] w)
+        => (float[K,J] last, p, q) {{
+        last, p, q = Scan <num_scan_inputs = 2 {text}, body = b
+            (float[K,J] s, float[K,J] u, float[K,J] v)
+            => (float[K,J] t, float[K,J] m, float[K,J] n) {{
+            t = Add(s, u)
+            m = Mul(t, v)
+            n = Sub(m, w)
+        }}> (start, x, y)
+    }}""")
+
+
+def test_scans_along_any_axis_in_any_direction() -> None:
+    rng = np.random.default_rng(5)
+    shapes = ((2, 3), (3,), (5, 2, 3), (5, 2, 3))
+    start, w, u, v = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        axes, out_axes = rng.integers(-3, 3, 2), rng.integers(-3, 3, 2)
+        ways, out_ways = rng.integers(0, 2, 2), rng.integers(0, 2, 2)
+        text = "".join(
+            f", scan_{name} = [{', '.join(map(str, values))}]"
+            for name, values in (
+                ("input_axes", axes), ("input_directions", ways),
+                ("output_axes", out_axes), ("output_directions", out_ways),
+            )
+        )  # fmt: skip
+        state, sums, rest = start, [], []
+        for a, b in zip(u[:: -1 if ways[0] else 1], v[:: -1 if ways[1] else 1], strict=True):
+            state = state + a
+            sums.append(state * b)
+            rest.append(state * b - w)
+        expected = [
+            np.stack(parts[:: -1 if way else 1], axis % 3)
+            for parts, way, axis in zip((sums, rest), out_ways, out_axes, strict=True)
+        ]
+        session = qrt.load(scan(text))
+        x, y = (np.moveaxis(a, 0, axis) for a, axis in zip((u, v), axes, strict=True))
+        got = session.run(None, {"start": start, "x": x, "y": y, "w": w})
+        for one, other in zip([state, *expected], got, strict=True):
+            same(one, other)
+
+
+def test_sequence_map_and_sequences_in_loops() -> None:
+    model = parsed("""g (seq(float[N]) s, float[N] w, int64 n) => (seq(float[N]) t, float[L] y)
+        <bool on = {1}> {
+        t = SequenceMap (s, w) <body = m (float[N] a, float[N] b) => (float[N] c) {
+            d = Mul(a, b)
+            c = Add(d, w)
+        }>
+        u = Loop (n, on, t) <body = k (int64 i, bool c, seq(float[N]) r)
+            => (bool d, seq(float[N]) q) {
+            d = Identity(c)
+            f = Cast <to = 1> (i)
+            e = Add(w, f)
+            q = SequenceInsert(r, e)
+        }>
+        y = ConcatFromSequence <axis = 0> (u)
+    }""")
+    w = np.arange(3, dtype=np.float32)
+    t, y = qrt.load(model).run(None, {"s": [w + 1, w * 2], "w": w, "n": np.array(3)})
+    same([(w + 1) * w + w, w * 2 * w + w], t)
+    same(np.concatenate([*t, w, w + 1, w + 2]), y)
+
+
+def test_what_a_run_teaches_is_kept() -> None:
+    """That its output is strings is only in an attribute; the first plan takes it for numbers."""
+    node = helper.make_node(
+        "LabelEncoder", ["r"], ["y"], domain="ai.onnx.ml",
+        keys_int64s=[1, 2], values_strings=["one", "two"], default_string="many",
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [helper.make_node("Abs", ["x"], ["r"]), node],
+        "g",
+        [helper.make_tensor_value_info("x", 7, ["N"])],
+        [helper.make_tensor_value_info("y", 8, ["N"])],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 4)]
+    session = qrt.load(helper.make_model(graph, opset_imports=opsets))
+    for _ in range(2):
+        assert session(np.array([1, -2, 3])).tolist() == ["one", "two", "many"]
+    assert [row.stage for row in session.explain()] == ["0", "1"]
+
+
+def test_threads_share_a_session() -> None:
+    """Shapes come in another order in each; every branch and every length is run by several."""
+    model = parsed("""g (float[N] x) => (float[K] y) <bool on = {1}, float zero = {0}> {
+        at = NonZero(x)
+        s = Shape <start = 1> (at)
+        n = ReduceMax <keepdims = 0> (s)
+        z = Loop (n, on, x) <body = b (int64 i, bool c, float[N] u) => (bool d, float[N] v) {
+            d = Identity(c)
+            v = Add(u, x)
+        }>
+        m = ReduceSum <keepdims = 0> (z)
+        p = Greater(m, zero)
+        y = If (p) <then_branch = t () => (float[K] a) { a = Relu(z) },
+                    else_branch = e () => (float[K] a) { a = Concat <axis = 0> (z, z) }>
+    }""")
+    rng = np.random.default_rng(0)
+    inputs = [rng.integers(-2, 3, n).astype(np.float32) for n in rng.integers(1, 9, 40)]
+
+    def expected(x: Array) -> Array:
+        z = x * np.float32(1 + np.count_nonzero(x))
+        return np.maximum(z, 0) if z.sum() > 0 else np.concatenate([z, z])
+
+    for threads in (1, 2):
+        session = qrt.load(model, threads=threads)
+
+        def work(seed: int, session: qrt.Session = session) -> None:
+            for i in np.random.default_rng(seed).permutation(len(inputs)):
+                same(expected(inputs[i]), session(inputs[i]))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+
+
+def test_constants_that_programs_leave_behind_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program per value of a shape that is an input: their constants are not kept for ever."""
+    monkeypatch.setattr("qrt.api.resources.LEFT_BEHIND", 4096)
+    model = parsed("""g (float[N] x, int64[1] n, float[M] w) => (float[K] y) {
+        t = Tile(x, n)
+        y = Clip(t, w)
+    }""")
+    model.graph.node[1].input[1] = "low"
+    model.graph.node.insert(1, helper.make_node("Squeeze", ["w"], ["low"]))
+    session = qrt.load(model)
+    sizes = []
+    for n in range(1, 200):
+        x = np.arange(7, dtype=np.float32) + n
+        same(np.tile(x, n), session.run(None, {"x": x, "n": np.array([n]), "w": x[:1] * 0})[0])
+        sizes.append(session.explain().constants_nbytes)
+    assert max(sizes[100:]) == max(sizes[:100]) < 3 * max(sizes[:17]) + 4096
+
+
+PIECES = (
+    "{y} = Relu({x})",
+    "{y} = Add({x}, {x})",
+    "{y}s = Shape({x})  {y}p = ReduceProd <keepdims = 1> ({y}s)  {y}f = Reshape({x}, {y}p)"
+    "  {y} = Unsqueeze({y}f, zero)",
+    "{y}n = NonZero({x})  {y}t = Transpose <perm = [1, 0]> ({y}n)  {y}g = GatherND({x}, {y}t)"
+    "  {y}u = Unsqueeze({y}g, zero)  {y} = Concat <axis = 1> ({y}u, row)",
+    "{y}m = ReduceMax <keepdims = 0> ({x})  {y}c = Greater({y}m, one)  {y} = If ({y}c) <"
+    "then_branch = {y}a () => (float[A,B] {y}v) {{ {y}v = Mul({x}, half) }},"
+    "else_branch = {y}b () => (float[A,B] {y}w) {{ {y}w = Concat <axis = 0> ({x}, {x}) }}>",
+    "{y}s = Shape <start = 0, end = 1> ({x})  {y}q = Squeeze({y}s)  {y} = Loop ({y}q, on, {x}) <"
+    "body = {y}b (int64 {y}i, bool {y}c, float[A,B] {y}u) => (bool {y}d, float[A,B] {y}v) {{"
+    " {y}d = Identity({y}c)  {y}k = Mul({y}u, half)  {y}v = Sub({y}k, one) }}>",
+    "{y}l = SplitToSequence <axis = 1> ({x})  {y} = ConcatFromSequence <axis = 0> ({y}l)",
+    "{y}a = ArgMax <axis = 1, keepdims = 0> ({x})  {y}e = ReduceMax <keepdims = 1> ({y}a)"
+    "  {y}z = Add({y}e, ones)  {y} = Slice({x}, zero, {y}z, ones)",
+)
+
+
+def random_stages(rng: np.random.Generator) -> onnx.ModelProto:
+    """A chain of pieces, each of which gives a matrix of some shape."""
+    names = [f"v{i}" for i in range(int(rng.integers(2, 7)))]
+    text, x = [], "x"
+    for y in names:
+        text.append(PIECES[int(rng.integers(len(PIECES)))].format(x=x, y=y))
+        x = y
+    return parsed(f"""g (float[N,M] x) => (float[P,Q] {x})
+        <int64[1] zero = {{0}}, int64[1] ones = {{1}}, float one = {{1}}, float half = {{0.5}},
+         float[1,1] row = {{2}}, bool on = {{1}}> {{
+        {"  ".join(text)}
+    }}""")
+
+
+def test_random_graphs_of_stages() -> None:
+    for seed in range(40):
+        rng = np.random.default_rng((seed, 77))
+        model = random_stages(rng)
+        sets = [
+            {"x": rng.integers(-3, 5, rng.integers(1, 4, 2)).astype(np.float32)} for _ in range(3)
+        ]
+        try:
+            check(model, *sets)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {onnx.printer.to_text(model)}") from error

@@ -29,6 +29,7 @@ class Programs:
         self.shared = shared
         self._recipe: Recipe | OpenRecipe | None = recipe
         self._executors: OrderedDict[Hashable, Executor] = OrderedDict()
+        shared.programs.add(self)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Outputs for `arrays`, in the order of the recipe's inputs."""
@@ -69,6 +70,11 @@ class Programs:
         self.shared.pool.forget()
         self._recipe = None
 
+    def drop(self) -> None:
+        """Forget all programs; the lock is held."""
+        self._executors.clear()
+        self.latest = None
+
     def any_executor(self) -> Executor | None:
         """That of the latest inputs."""
         with self.shared.lock:
@@ -103,3 +109,7 @@ class Programs:
         self._executors[key] = executor
         while len(self._executors) > MAX_PROGRAMS:
             self._executors.popitem(last=False)
+            if shared.renew():
+                for programs in list(shared.programs):
+                    programs.drop()
+                self._executors[key] = executor  # for the run that waits for it

@@ -208,7 +208,7 @@ class GraphRunner:
     def _single(self, node: Node, fixed: frozenset[Value]) -> SingleFunction | Control:
         make = CONTROL.get(node.op) if node.domain == "" else None
         if make is None:
-            return SingleFunction(node)
+            return SingleFunction(node, self.shared.max_bytes)
         return make(node, lambda graph, known: GraphRunner(graph, known, self.shared), fixed)
 
 

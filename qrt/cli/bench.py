@@ -11,6 +11,7 @@ from qrt.cli.command import Command
 from qrt.cli.inputs import as_dict, make_feeds
 from qrt.cli.options import (
     add_inputs,
+    add_limits,
     add_model,
     add_session,
     count_from,
@@ -35,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--profile", action="store_true", help="also time every row")
     add_session(parser)
+    add_limits(parser)
 
 
 def run(args: argparse.Namespace) -> int:

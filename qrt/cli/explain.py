@@ -7,7 +7,7 @@ import json
 
 from qrt.cli.command import Command
 from qrt.cli.inputs import as_dict, make_feeds
-from qrt.cli.options import add_inputs, add_model, add_session, load_session
+from qrt.cli.options import add_inputs, add_limits, add_model, add_session, load_session
 from qrt.cli.screen import show, show_json
 
 
@@ -16,6 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_inputs(parser)
     add_session(parser)
+    add_limits(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,6 +17,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="path of an .onnx file")
 
 
+# options of `qrt.load` that bound a model, and what each bounds
+LIMITS = {
+    "max_bytes": "bytes of constants, arenas, and results outside of programs",
+    "max_nodes": "nodes, functions inlined",
+    "max_depth": "functions and subgraphs inside of each other",
+    "max_steps": "steps that the loops of one run may take",
+}
+
+
 def add_session(parser: argparse.ArgumentParser) -> None:
     """How to run: threads and CPU features."""
     parser.add_argument(
@@ -28,6 +37,17 @@ def add_session(parser: argparse.ArgumentParser) -> None:
         help=f"CPU features to use: {', '.join(levels())} and/or +name,-name"
         " (default: all that this CPU has); --features=-name where it begins with a dash",
     )
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """What a model may ask for."""
+    for name, meaning in LIMITS.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=count_from(0),
+            metavar="N",
+            help=f"refuse a model that needs more {meaning}",
+        )
 
 
 def add_dims(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +99,8 @@ def preprocessing(args: argparse.Namespace) -> Preprocessing:
 
 def load_session(args: argparse.Namespace) -> Session:
     """The session of MODEL."""
-    return qrt.load(args.model, threads=args.threads, features=args.features)
+    limits = {name: getattr(args, name) for name in LIMITS}
+    return qrt.load(args.model, threads=args.threads, features=args.features, **limits)
 
 
 def count_from(least: int) -> Callable[[str], int]:

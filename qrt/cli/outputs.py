@@ -79,6 +79,18 @@ def summarise_output(name: str, array: Array) -> OutputSummary:
     )
 
 
+def flat_outputs(names: Sequence[str], values: Sequence[Any]) -> tuple[list[str], list[Array]]:
+    """Arrays alone: element i of the sequence NAME is NAME.i, an optional without a value none."""
+    flat: list[tuple[str, Array]] = []
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, list):
+            inner = flat_outputs([f"{name}.{i}" for i in range(len(value))], value)
+            flat += zip(*inner, strict=True)
+        elif value is not None:
+            flat.append((name, value))
+    return [name for name, _ in flat], [array for _, array in flat]
+
+
 def write_outputs(folder: Path, names: Sequence[str], arrays: Sequence[Array]) -> list[Path]:
     """Write each array as NAME.npy in `folder`, which is made; returns the files.
 

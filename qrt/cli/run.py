@@ -7,8 +7,8 @@ from pathlib import Path
 
 from qrt.cli.command import Command
 from qrt.cli.inputs import as_dict, make_feeds
-from qrt.cli.options import add_inputs, add_model, add_session, load_session
-from qrt.cli.outputs import summarise_output, write_outputs
+from qrt.cli.options import add_inputs, add_limits, add_model, add_session, load_session
+from qrt.cli.outputs import flat_outputs, summarise_output, write_outputs
 from qrt.cli.screen import facts, show, show_json
 
 
@@ -21,14 +21,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", metavar="DIR", help="write each output to DIR/NAME.npy")
     add_session(parser)
+    add_limits(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run once; prints each output's shape, dtype, min, max, mean, and the top of vectors."""
     session = load_session(args)
     feeds = make_feeds(session.get_inputs(), args, fill=args.random)
-    arrays = session.run(None, as_dict(feeds))
-    names = [output.name for output in session.get_outputs()]
+    results = session.run(None, as_dict(feeds))
+    names, arrays = flat_outputs([output.name for output in session.get_outputs()], results)
     summaries = [summarise_output(*item) for item in zip(names, arrays, strict=True)]
     files = write_outputs(Path(args.output), names, arrays) if args.output else []
     if args.json:

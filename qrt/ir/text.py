@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,25 +49,37 @@ class GraphSummary:
 
 
 def summarize_graph(graph: Graph) -> GraphSummary:
-    """Operator counts, opsets, parameters and bytes of constants."""
-    ops = Counter(op_name(node) for node in graph.nodes)
+    """Operator counts, opsets, parameters and bytes of constants, subgraphs included."""
+    nodes = list(all_nodes(graph))
+    ops = Counter(op_name(node) for node in nodes)
     constants: dict[str, tuple[int, int]] = {}
     parameters = 0
-    for value in graph.values():
-        if value.data is not None:
-            count, nbytes = constants.get(str(value.data.dtype), (0, 0))
-            constants[str(value.data.dtype)] = (count + 1, nbytes + value.data.nbytes)
-            parameters += value.data.size
+    found = [value.data for value in graph.values()]
+    found += [
+        value.data for node in nodes for g in node.subgraphs.values() for value in g.values()
+    ]
+    for data in {id(data): data for data in found if data is not None}.values():
+        count, nbytes = constants.get(str(data.dtype), (0, 0))
+        constants[str(data.dtype)] = (count + 1, nbytes + data.nbytes)
+        parameters += data.size
     return GraphSummary(
         graph.name,
         dict(graph.opsets),
         [typed_name(v) for v in graph.inputs],
         [typed_name(v) for v in graph.outputs],
-        len(graph.nodes),
+        len(nodes),
         dict(sorted(ops.items(), key=lambda item: (-item[1], item[0]))),
         parameters,
         dict(sorted(constants.items(), key=lambda item: -item[1][1])),
     )
+
+
+def all_nodes(graph: Graph) -> Iterator[Node]:
+    """The nodes, each followed by those of its subgraphs."""
+    for node in graph.nodes:
+        yield node
+        for inner in node.subgraphs.values():
+            yield from all_nodes(inner)
 
 
 def format_graph(graph: Graph) -> str:

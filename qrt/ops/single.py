@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from qrt.errors import KernelError, ModelError, QrtError, UnsupportedError
+from qrt.errors import KernelError, MemoryLimitError, ModelError, QrtError, UnsupportedError
 from qrt.ir import Node, Value
 from qrt.ir.domains import ONNX_DOMAINS
 from qrt.ir.types import onnx_name
+from qrt.ops.growth import check_growth
 from qrt.ops.host_functions import own_function
 from qrt.ops.one_node import Evaluator, first_line
 from qrt.ops.sequences import FUNCTIONS
@@ -27,8 +28,9 @@ class SingleFunction:
     Raises UnsupportedError for a node that onnx.reference does not run, either.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, max_bytes: int | None = None) -> None:
         self.node = node
+        self.max_bytes = max_bytes
         self._function = FUNCTIONS.get(node.op) if node.domain == "" else None
         own = self._function is not None or own_function(node) is not None
         self.kernel = PYTHON if own else REFERENCE
@@ -44,15 +46,17 @@ class SingleFunction:
             )
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
-        """Values of the outputs; KernelError for whatever goes wrong."""
+        """Values of the outputs; KernelError for whatever goes wrong, MemoryLimitError for results
+        of more than `max_bytes`."""
         try:
+            check_growth(self.node, inputs, self.max_bytes)
             if self._function is not None:
                 return self._function(self.node, inputs)
             return [_plain(value) for value in self._evaluator(inputs)(inputs)]
-        except MemoryError:
-            raise
         except QrtError as error:
             raise type(error)(f"{self.node.where}: {error}") from error
+        except MemoryError as error:
+            raise MemoryLimitError(f"{self.node.where}: {first_line(error)}") from error
         except Exception as error:  # whatever the reference or NumPy raises
             raise KernelError(f"{self.node.where}: {first_line(error)}") from error
 

@@ -16,6 +16,7 @@ import onnx
 from qrt.errors import ModelError, QrtError, UnsupportedError, at_node
 from qrt.ir import Node, Value
 from qrt.ops import OPS
+from qrt.ops.growth import check_growth
 from qrt.quant import functions
 from qrt.quant.affine import Array
 
@@ -30,6 +31,7 @@ def evaluate(node: Node, inputs: Inputs) -> list[Array] | None:
     """The outputs of `node` on constant inputs, or None when nobody knows or declines."""
     fold = FOLDS.get(node.op) if node.domain == "" else None
     try:
+        check_growth(node, inputs, None)
         if fold is None:
             return _reference(node, inputs)
         with np.errstate(all="ignore"):

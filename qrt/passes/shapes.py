@@ -6,14 +6,16 @@ means something else for this shape alone (`resolve`) is rewritten on the way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from qrt.errors import InputError, ModelError, QrtError, UnsupportedError, at_node
-from qrt.ir import Graph, Node
+from qrt.errors import InputError, MemoryLimitError, ModelError, QrtError, UnsupportedError, at_node
+from qrt.ir import Graph, Node, Value
 from qrt.ir.domains import ONNX_DOMAINS
 from qrt.ops import OPS, host
+from qrt.ops.growth import GROWING, LIMIT, check_growth
 from qrt.ops.one_node import Result
 from qrt.passes.fold import folded, set_constants
 from qrt.passes.inline import inlined, is_decided
@@ -80,6 +82,8 @@ def _infer(graph: Graph, node: Node) -> list[Array] | None:
     """Set shape and dtype of the outputs; the outputs, where a host operator's are known now."""
     arrays = None
     try:
+        if node.op in GROWING:
+            check_growth(node, [_elements(value) for value in node.inputs], None)
         results = _native(graph, node)
     except UnsupportedError as error:
         if node.domain not in ONNX_DOMAINS:
@@ -90,9 +94,19 @@ def _infer(graph: Graph, node: Node) -> list[Array] | None:
     except ValueError as error:  # NumPy's, of shapes that do not broadcast
         raise ModelError(f"{node.where}: {error}") from error
     for value, (shape, dtype) in zip(node.outputs, results, strict=False):
+        nbytes = math.prod(map(int, shape)) * np.dtype(dtype).itemsize  # type: ignore[call-overload]
+        if nbytes > LIMIT:
+            raise MemoryLimitError(f"{node.where}: its result needs {nbytes} bytes, of {LIMIT}")
         value.shape = tuple(int(d) for d in shape)
         value.dtype = np.dtype(dtype)  # type: ignore[call-overload]
     return arrays
+
+
+def _elements(value: Value | None) -> Array | None:
+    """The elements of a constant; for others zeros of their shape, which take no memory."""
+    if value is None or value.data is not None:
+        return None if value is None else value.data
+    return np.broadcast_to(np.zeros((), value.dtype), value.static_shape)
 
 
 def _native(graph: Graph, node: Node) -> Sequence[tuple[tuple[int, ...], object]]:

@@ -225,6 +225,12 @@ def build_program(
         from qrt.ops import OPS
 
         ops = OPS
+    for value in (v for node in graph.nodes for v in node.outputs):
+        # before anybody makes tables that are as long
+        if max_bytes is not None and value.nbytes > max_bytes:
+            raise MemoryLimitError(
+                f"{value.name!r} alone needs {value.nbytes} bytes, max_bytes allows {max_bytes}"
+            )
     builder = ProgramBuilder(features, threads, pool)
     builder.pool.hold(graph)
     builder.bind_inputs(graph.inputs)

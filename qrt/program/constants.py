@@ -1,8 +1,8 @@
 """The constants of a session: one growing pool that the programs of all its input shapes share.
 
 Offsets never change once given. The bytes live in one aligned buffer, made when somebody asks for
-it; constants that a later program adds give a new, bigger buffer, and runs that began on the old
-one keep it alive.
+it; constants that a later program adds go into its room, or give a new, bigger buffer, and runs
+that began on the old one keep it alive.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from qrt.program.places import ALIGNMENT, SLACK, ConstantPlace, aligned
 
 Array = np.ndarray[Any, Any]
 
+SPARE = 1 << 16  # bytes of room for more, besides a quarter; pages that nobody writes cost nothing
+
 
 class ConstantPool:
     """Deduplicated constants at 64-byte alignment, with a memo for packed weights."""
 
     def __init__(self) -> None:
         self.nbytes = 0  # without slack
-        self._buffer = _aligned(np.zeros(SLACK + ALIGNMENT, np.uint8))
+        self._buffer = self._room = _aligned(np.zeros(SLACK + ALIGNMENT, np.uint8))
         self._filled = 0
         self._pending: list[tuple[int, Array]] = []
         self._by_digest: dict[bytes, ConstantPlace] = {}
@@ -34,7 +36,7 @@ class ConstantPool:
     def over(cls, buffer: Array) -> ConstantPool:
         """A pool whose bytes are there already: uint8, SLACK bytes of slack at the end."""
         pool = cls()
-        pool._buffer = buffer
+        pool._buffer = pool._room = buffer
         pool.nbytes = pool._filled = buffer.size - SLACK
         return pool
 
@@ -68,14 +70,22 @@ class ConstantPool:
 
     @property
     def buffer(self) -> Array:
-        """uint8 (nbytes + SLACK,), aligned: every constant added so far."""
+        """uint8 (nbytes + SLACK,), aligned: every constant added so far.
+
+        It begins where it began while there is room: a first buffer is made as large as needed, one
+        that grows has room for more.
+        """
         if self._pending:
-            buffer = _aligned(np.zeros(self.nbytes + SLACK + ALIGNMENT, np.uint8))
-            buffer[: self._filled] = self._buffer[: self._filled]
+            needed = self.nbytes + SLACK
+            if needed > self._room.size:
+                spare = needed // 4 + SPARE if self._filled else 0
+                room = _aligned(np.zeros(needed + spare + ALIGNMENT, np.uint8))
+                room[: self._filled] = self._buffer[: self._filled]
+                self._room = room
             while self._pending:  # each array may go once it is copied
                 offset, raw = self._pending.pop()
-                buffer[offset : offset + raw.size] = raw
-            self._buffer, self._filled = buffer, self.nbytes
+                self._room[offset : offset + raw.size] = raw
+            self._buffer, self._filled = self._room[:needed], self.nbytes
         return self._buffer
 
 

@@ -107,7 +107,7 @@ class Executor:
     def rebase(self) -> None:
         """Use the constants' present buffer; calls that run now end on the old one."""
         buffer = self.program.constants.buffer
-        if buffer is not self._constants:
+        if buffer.ctypes.data != self._constants.ctypes.data:
             self._constants = buffer
             self._free = []
 
