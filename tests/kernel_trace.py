@@ -249,18 +249,25 @@ def _tile(
             trace.touch(a["columns"] + 12 * nr, 4 * nr)
         elif epilogue == "u8":
             trace.touch(a["limits"], 12)
-        if a["sums"]:
-            trace.touch(a["sums"], 4 * a["m"])
+        assert a["tiles"] >= 1 and (a["tiles"] == 1 or a["m"] == mr), "rows of a run are all valid"
         if a["taps"] * a["groups"]:
             trace.touch(a["panel"], a["taps"] * a["groups"] * nr * dot.weight_nbytes)
-            for slot in range(a["taps"] * mr):
-                at = wrap(a["rows"] + 8 * slot)
-                trace.touch(at, 8)
-                trace.touch(trace.words[at], 4 * a["groups"])
         itemsize = 1 if epilogue == "u8" else 4
         n = nr if epilogue == "i32" else a["n"]
-        for r in range(a["m"]):
-            trace.touch(wrap(a["out"] + r * a["ldc"]), n * itemsize, writes=True)
+        for i in trace.counted(a["tiles"]):
+            if a["sums"]:
+                trace.touch(a["sums"] + 4 * mr * i, 4 * mr)
+            for tap in range(a["taps"] if a["groups"] else 0):
+                place = wrap(a["offsets"] + 8 * tap)
+                trace.touch(place, 8)
+                start = a["base"] + i * a["tile_step"] + trace.words[place]
+                for r in range(mr):
+                    at = wrap(a["rows"] + tap * a["row_step"] + 8 * r)
+                    trace.touch(at, 8)
+                    trace.touch(start + trace.words[at], 4 * a["groups"])
+            for r in range(a["m"]):
+                out = a["out"] + (i * mr + r) * a["ldc"]
+                trace.touch(out, n * itemsize, writes=True)
         return 0
 
     return run
@@ -330,12 +337,15 @@ def _winograd_output(trace: Trace, lanes: int, epilogue: str) -> Any:
 def _widen(trace: Trace) -> Any:
     """The generated copy, by the contract in `qrt.gemm.widen`."""
 
-    def run(table: int, step: int, taps: int, nbytes: int, out: int) -> int:
+    def run(
+        table: int, step: int, offsets: int, base: int, taps: int, nbytes: int, out: int
+    ) -> int:
         for tap in trace.counted(taps):
-            slot = wrap(table + tap * step)
+            slot, offset = wrap(table + tap * step), wrap(offsets + 8 * tap)
             trace.touch(slot, 8)
+            trace.touch(offset, 8)
             whole = -(-int(nbytes) // widen.BLOCK) * widen.BLOCK
-            trace.touch(trace.words[slot], whole)
+            trace.touch(base + trace.words[slot] + trace.words[offset], whole)
             trace.touch(out + tap * nbytes * 2, 2 * whole, writes=True)
         return 0
 

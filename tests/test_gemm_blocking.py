@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from product_cases import ProductBench, draw_numbers, matmul_node
 
-from qrt.gemm.blocking import block_panels
+from qrt.gemm.blocking import block_panels, run_tiles
 from qrt.ops import matmul
 from qrt.simd.caches import CacheSizes
 from qrt.simd.features import active_features
@@ -28,6 +28,14 @@ KIB = 1024
 )
 def test_half_of_l2(panel: int, sizes: CacheSizes, want: int) -> None:
     assert block_panels(panel, sizes) == want
+
+
+@pytest.mark.parametrize(
+    "tile, l1, want",
+    [(1024, 32, 16), (1025, 48, 23), (16 * KIB + 1, 32, 1), (0, 32, 16 * KIB)],
+)
+def test_half_of_l1(tile: int, l1: int, want: int) -> None:
+    assert run_tiles(tile, CacheSizes(l1 * KIB, 1024 * KIB, 0)) == want
 
 
 @pytest.mark.parametrize("l2, want", [("256K", 2), ("1M", 8)])

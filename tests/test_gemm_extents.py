@@ -48,7 +48,8 @@ def honest_row(rng: np.random.Generator, tile: TileSpec | None) -> dict[str, int
         "stride_w": some(1, 4), "pad_h": some(0, 4), "pad_w": some(0, 4),
         "dilation_h": some(1, 3), "dilation_w": some(1, 3), "channels": cg,
         "n": int(rng.choice([1, 3, nr - 1, nr, nr + 1])), "groups": groups,
-        "block": int(rng.choice([1, 2, 99])), "max_threads": some(1, 4),
+        "block": int(rng.choice([1, 2, 99])), "run": int(rng.choice([1, 2, 99])),
+        "max_threads": some(1, 4),
     }  # fmt: skip
     for size, out, kernel, stride, pad, dilation in (
         ("height", "out_height", "kernel_h", "stride_h", "pad_h", "dilation_h"),

@@ -1,15 +1,16 @@
 """Blocks of a product, from the sizes of this machine's caches.
 
-Loops of the driver, outermost first: jc over blocks of panels (NC columns), ic over tiles of rows
-(MC = MR), jr over the panels of a block; the tile itself walks all of K (KC = K).
+Loops of the driver, outermost first: jc over blocks of panels (NC columns), ic over runs of tiles
+(MC rows), jr over the panels of a block, ir over the tiles of a run (MR rows); the tile itself
+walks all of K (KC = K).
 
-NC: a block of panels is read once per tile of rows, so it has to stay in L2. MC: the rows of one
-tile are read once per panel; MR x K bytes stay in L1 up to K of several thousand, and a row of x
-costs a tile no more than MR bytes per dot group, wherever it lies. KC: sums stay in registers. A
-tile reads NR x 4 bytes of weights for MR x NR / lanes dot instructions: 11 bytes a cycle in the
-widest (6x64), a third of what an L2 and half of what an L3 deliver. So even a panel that passes L2
-is read as fast as it is used, and splitting K would only store and load the sums (32768 inputs, a
-panel of 2 MiB: 97 % of the dot peak on Zen 4).
+NC: a block of panels is read once per run, so it has to stay in L2. MC: a run's rows of x and of y
+are touched once per panel, so they have to stay in L1; a run costs one call, and its tiles overlap
+at their ends. While a run goes over a panel, the next panel is fetched into L2. KC: sums stay in
+registers. A tile reads NR x 4 bytes of weights for MR x NR / lanes dot instructions: 11 bytes a
+cycle in the widest (6x64), a third of what an L2 and half of what an L3 deliver. So even a panel
+that passes L2 is read as fast as it is used, and splitting K would only store and load the sums
+(32768 inputs, a panel of 2 MiB: 97 % of the dot peak on Zen 4).
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ def block_panels(panel_nbytes: int, sizes: CacheSizes) -> int:
     """
     room = sizes.l2 or sizes.l3 or sizes.l1d
     return max(1, room // 2 // max(panel_nbytes, 1))
+
+
+def run_tiles(tile_nbytes: int, sizes: CacheSizes) -> int:
+    """Tiles of rows, of `tile_nbytes` of x and y each, that stay in half of L1 while panels go by.
+
+    At least one.
+    """
+    return max(1, sizes.l1d // 2 // max(tile_nbytes, 1))
 
 
 def block_tiles(tiles: int, tile_nbytes: int, least: int, sizes: CacheSizes) -> int:

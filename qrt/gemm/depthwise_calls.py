@@ -21,7 +21,7 @@ def _codegen(
 
         from qrt.gemm import depthwise_tile
         from qrt.gemm.depthwise_carry import build_carry_row
-        from qrt.gemm.tile import need_features
+        from qrt.gemm.emit import need_features
 
         name = f"qrt_depthwise_{kind}_{family}_{lanes}_{shape[0]}x{shape[1]}"
         fn = builder.module.globals.get(name)

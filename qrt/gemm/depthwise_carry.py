@@ -25,7 +25,7 @@ from llvmlite import ir
 
 from qrt.gemm.depthwise_order import TALL
 from qrt.gemm.depthwise_tile import DepthwiseDot
-from qrt.gemm.tile import I8, I32, I64, const, load
+from qrt.gemm.emit import I8, I32, I64, const, load
 
 
 def arguments(rows: int) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from typing import Any
 from llvmlite import ir
 
 from qrt.gemm.dots import flip_signs, pmaddwd, sdot, usdot, vpdpbusd
+from qrt.gemm.emit import I8, I16, I32, I64, const, declare, load, store
 from qrt.gemm.epilogue import requantize_u8, scale_f32
-from qrt.gemm.tile import I8, I16, I32, I64, const, declare, load, store
 
 ARGUMENTS = (
     "scratch",  # interleaved columns, at the first pixel's first column

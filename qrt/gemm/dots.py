@@ -6,8 +6,9 @@ from typing import Any
 
 from llvmlite import ir
 
+from qrt.gemm.emit import I8, I16, I32, I64, const, declare, load, splat
 from qrt.gemm.float_dots import FLOAT_FAMILIES
-from qrt.gemm.tile import I8, I16, I32, I64, Dot, const, declare, load, splat
+from qrt.gemm.tile_groups import Dot
 
 _BYTES = ir.VectorType(I8, 16)  # a NEON register
 _SUMS = ir.VectorType(I32, 4)
@@ -26,6 +27,7 @@ def _vpdpbusd(lanes: int, features: tuple[str, ...]) -> Dot:
         expand=lambda b, dword: splat(b, dword, lanes),
         weights=lambda b, address: load(b, address, vec, 4 * lanes),
         step=vpdpbusd,
+        fetches=True,
     )
 
 
@@ -66,6 +68,7 @@ def _words(lanes: int, features: tuple[str, ...], step: Any = pmaddwd) -> Dot:
         expand=lambda b, dword: splat(b, dword, lanes),
         weights=lambda b, address: load(b, address, vec, 4 * lanes),
         step=step,
+        fetches=True,
     )
 
 

@@ -1,9 +1,11 @@
 """The loops around a tile: products and convolutions by row pointers, one kernel per table row.
 
-A matrix product is a 1x1 convolution over one row of m pixels. For every tile of MR outputs the
-driver writes where each input row starts, per tap (pad taps point at a row of zero points), then
-runs the tile over a block of panels that fits L2, so activations are never copied. Channels count
-bytes, four to a dot group: a float32 is a group of its own, and nothing here knows it.
+A matrix product is a 1x1 convolution over one line of m pixels. Tiles of MR outputs read their rows
+where they lie, so activations are never copied: as many as a line of the image holds are one run,
+whose rows are one ramp and whose taps are one list of offsets. A tile that wraps has pointers of
+its own, one that touches the padding has them per tap (pad taps point at a row of zero points).
+Runs go over a block of panels that fits L2, and are as long as L1 holds. Channels count bytes, four
+to a dot group: a float32 is a group of its own, and nothing here knows it.
 """
 
 from __future__ import annotations
@@ -51,23 +53,45 @@ FIELDS = (
     "y_group",
     "groups",
     "block",  # panels that stay in L2 while the rows go by
+    "run",  # tiles whose x and y stay in L1 while the panels go by
     "max_threads",  # the product is too small for more
 )
 (
     X, Y, PANELS, COLUMNS, SUMS, PAD, LIMITS, ROWS, HAS_SUMS, BATCH, HEIGHT, WIDTH, OUT_HEIGHT,
     OUT_WIDTH, KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD_H, PAD_W, DILATION_H, DILATION_W,
-    X_PIXEL, X_ROW, X_IMAGE, X_GROUP, CHANNELS, N, Y_PIXEL, Y_GROUP, GROUPS, BLOCK, MAX_THREADS,
+    X_PIXEL, X_ROW, X_IMAGE, X_GROUP, CHANNELS, N, Y_PIXEL, Y_GROUP, GROUPS, BLOCK, RUN,
+    MAX_THREADS,
 ) = slots(FIELDS)  # fmt: skip
+
+
+# int64 of scratch: the ramp of a line's rows, where each row of a tile starts, its line and column,
+# the offset of every tap, as many zeros, and pointers per tap
+RAMP, STARTS, TOPS, LEFTS, OFFSETS = 0, LANES * 8, LANES * 16, LANES * 24, LANES * 32
+
+
+@helper
+def prepare_rows(row, work):  # type: ignore[no-untyped-def]
+    """Write what all tiles share: the ramp, the taps' offsets and zeros."""
+    step = row[STRIDE_W] * row[X_PIXEL]
+    for r in range(0, LANES, 8):
+        put_ramp(work + RAMP + r * 8, r * step, step)
+    offsets = as_i64(work + OFFSETS)
+    taps = row[KERNEL_H] * row[KERNEL_W]
+    tap = 0
+    for ky in range(row[KERNEL_H]):
+        for kx in range(row[KERNEL_W]):
+            offsets[tap] = ky * row[DILATION_H] * row[X_ROW] + kx * row[DILATION_W] * row[X_PIXEL]
+            offsets[taps + tap] = 0
+            tap += 1
 
 
 @helper
 def fill_rows(row, x, pad, work, mr, m, image, oy, ox):  # type: ignore[no-untyped-def]
-    """Write rows[tap][r] for m outputs from (image, oy, ox) on; returns the address of rows.
+    """Point at the m rows of outputs from (image, oy, ox) on, one tile: (rows, row_step, offsets).
 
-    Whole vectors are written, past a tap's mr rows, where the next tap's follow. Rows from m on
-    repeat the last, so that a whole tile can be computed.
+    Rows from m to mr repeat the last, so that a whole tile can be computed. `row_step` is 0 where
+    no row touches the padding: then taps lie `offsets` apart.
     """
-    lanes = (mr + 7) // 8 * 8
     height, width = row[HEIGHT], row[WIDTH]
     x_pixel, x_row = row[X_PIXEL], row[X_ROW]
     stride_w = row[STRIDE_W]
@@ -77,71 +101,51 @@ def fill_rows(row, x, pad, work, mr, m, image, oy, ox):  # type: ignore[no-untyp
     reach_h = (row[KERNEL_H] - 1) * row[DILATION_H]
     reach_w = (row[KERNEL_W] - 1) * row[DILATION_W]
     start = x + image * row[X_IMAGE] + top * x_row + left * x_pixel
-    slot = work + LANES * 24
-    last = m - 1
-    in_line = ox + m <= row[OUT_WIDTH]
-    inside = (top >= 0) & (top + reach_h < height) & (left >= 0)
-    inside &= left + last * stride_w + reach_w < width
-    if in_line and inside and m == mr:
-        # no row to repeat, no pads: the same ramp for every tap
-        step = stride_w * x_pixel
-        for ky in range(row[KERNEL_H]):
-            at = start + ky * row[DILATION_H] * x_row
-            for _ in range(row[KERNEL_W]):
-                for r in range(0, mr, 8):
-                    put_ramp(slot + r * 8, at + r * step, step)
-                at += row[DILATION_W] * x_pixel
-                slot += mr * 8
-        return work + LANES * 24
-    starts = as_i64(work)
-    tops = as_i64(work + LANES * 8)
-    lefts = as_i64(work + LANES * 16)
-    if in_line:
-        for r in range(lanes):
-            steps = (r if r < last else last) * stride_w
-            starts[r] = start + steps * x_pixel
-            tops[r] = top
-            lefts[r] = left + steps
-    else:
-        inside = (row[PAD_H] == 0) & ((row[OUT_HEIGHT] - 1) * row[STRIDE_H] + reach_h < height)
-        inside &= (row[PAD_W] == 0) & ((row[OUT_WIDTH] - 1) * stride_w + reach_w < width)
-        for r in range(mr):
-            starts[r] = start
-            tops[r] = top
-            lefts[r] = left
-            if r < last:
-                ox += 1
-                left += stride_w
-                start += stride_w * x_pixel
-                if ox == row[OUT_WIDTH]:
-                    ox = 0
-                    oy += 1
-                    if oy == row[OUT_HEIGHT]:
-                        oy = 0
-                        image += 1
-                    top = oy * row[STRIDE_H] - row[PAD_H]
-                    left = -row[PAD_W]
-                    start = x + image * row[X_IMAGE] + top * x_row + left * x_pixel
+    starts = as_i64(work + STARTS)
+    tops = as_i64(work + TOPS)
+    lefts = as_i64(work + LEFTS)
+    inside = True
+    for r in range(mr):
+        starts[r] = start
+        tops[r] = top
+        lefts[r] = left
+        inside &= (top >= 0) & (top + reach_h < height) & (left >= 0) & (left + reach_w < width)
+        if r < m - 1:
+            ox += 1
+            left += stride_w
+            start += stride_w * x_pixel
+            if ox == row[OUT_WIDTH]:
+                ox = 0
+                oy += 1
+                if oy == row[OUT_HEIGHT]:
+                    oy = 0
+                    image += 1
+                top = oy * row[STRIDE_H] - row[PAD_H]
+                left = -row[PAD_W]
+                start = x + image * row[X_IMAGE] + top * x_row + left * x_pixel
+    if inside:
+        return work + STARTS, 0, work + OFFSETS
+    zeros = work + OFFSETS + row[KERNEL_H] * row[KERNEL_W] * 8
+    rows = zeros + row[KERNEL_H] * row[KERNEL_W] * 8
+    lanes = (mr + 7) // 8 * 8
+    slot = rows
     for ky in range(row[KERNEL_H]):
         dy = ky * row[DILATION_H]
         for kx in range(row[KERNEL_W]):
             dx = kx * row[DILATION_W]
             offset = dy * x_row + dx * x_pixel
             table = as_i64(slot)
-            if inside:
-                for r in range(lanes):
-                    table[r] = starts[r] + offset
-            else:
-                for r in range(lanes):
-                    there = (
-                        (tops[r] + dy >= 0)
-                        & (tops[r] + dy < height)
-                        & (lefts[r] + dx >= 0)
-                        & (lefts[r] + dx < width)
-                    )
-                    table[r] = starts[r] + offset if there else pad
+            # whole vectors: past a tap's mr rows the next tap's follow
+            for r in range(lanes):
+                there = (
+                    (tops[r] + dy >= 0)
+                    & (tops[r] + dy < height)
+                    & (lefts[r] + dx >= 0)
+                    & (lefts[r] + dx < width)
+                )
+                table[r] = starts[r] + offset if there else pad
             slot += mr * 8
-    return work + LANES * 24
+    return rows, mr * 8, zeros
 
 
 @helper
@@ -183,16 +187,19 @@ def is_dense(row):  # type: ignore[no-untyped-def]
 
 
 @helper
-def fill_dense_rows(row, x, work, mr, m0, m):  # type: ignore[no-untyped-def]
-    """`fill_rows` of a dense product: one row per output, one after the other."""
-    x_pixel = row[X_PIXEL]
-    start = x + m0 * x_pixel
-    rows = work + LANES * 24
-    for r in range(0, mr, 8):
-        put_ramp(rows + r * 8, start + r * x_pixel, x_pixel)
-    for r in range(m, mr):
-        as_i64(rows)[r] = start + (m - 1) * x_pixel
-    return rows
+def inner_width(row):  # type: ignore[no-untyped-def]
+    """Outputs of a line, from its first, whose taps do not reach past the right edge."""
+    room = row[WIDTH] + row[PAD_W] - 1 - (row[KERNEL_W] - 1) * row[DILATION_W]
+    return min(row[OUT_WIDTH], room // row[STRIDE_W] + 1) if room >= 0 else 0
+
+
+@helper
+def whole_tiles(row, mr, inner, oy, ox):  # type: ignore[no-untyped-def]
+    """Tiles from (oy, ox) on in this line of outputs that touch no padding; `inner_width` inner."""
+    top = oy * row[STRIDE_H] - row[PAD_H]
+    reach = (row[KERNEL_H] - 1) * row[DILATION_H]
+    inside = (top >= 0) & (top + reach < row[HEIGHT]) & (ox * row[STRIDE_W] >= row[PAD_W])
+    return (inner - ox) // mr if inside and inner > ox else 0
 
 
 def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
@@ -213,10 +220,14 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
         n = row[N]
         taps = row[KERNEL_H] * row[KERNEL_W]
         k_groups = (row[CHANNELS] + kr - 1) // kr
-        table_nbytes = (3 * LANES + taps * mr + LANES) * 8
+        table_nbytes = (5 * LANES + (2 + mr) * taps) * 8
         work_nbytes = table_nbytes + (words_nbytes(taps, k_groups, mr) if words else 0)
         work = operand(row, ROWS, arena, constants) + thread * work_nbytes
-        # a tile of words sees one tap
+        prepare_rows(row, work)
+        step = row[STRIDE_W] * row[X_PIXEL]
+        inner = inner_width(row)
+        # a tile of words sees one tap, and one tile's words are there at once
+        longest = 1 if words else row[RUN]
         tile_taps = 1 if words else taps
         tile_groups = taps * k_groups if words else k_groups
         dense = is_dense(row)
@@ -256,28 +267,51 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
             sums0 = operand(row, SUMS, arena, constants) + group * m_total * 4
             for jc in range(p0, p1, row[BLOCK]):
                 image, oy, ox = place(row, t0 * mr)
-                for t in range(t0, t1):
+                t = t0
+                while t < t1:
                     m0 = t * mr
-                    m = min(mr, m_total - m0)
-                    height = mr if m == mr else last_height
-                    if dense:
-                        rows = fill_dense_rows(row, x, work, height, m0, m)
+                    tiles, height, m = 1, mr, mr
+                    if m0 + mr > m_total:
+                        height, m = last_height, m_total - m0
+                        whole = 0
+                    elif dense:
+                        whole = m_total // mr - t
                     else:
-                        rows = fill_rows(row, x, pad, work, height, m, image, oy, ox)
+                        whole = whole_tiles(row, mr, inner, oy, ox)
+                    if whole > 0:
+                        tiles = min(whole, longest, t1 - t)
+                        rows, row_step, offsets = work + RAMP, 0, work + OFFSETS
+                        base = x + m0 * step
+                        if not dense:
+                            base = x + image * row[X_IMAGE] + (ox * row[STRIDE_W] - row[PAD_W]) * (
+                                row[X_PIXEL]
+                            )
+                            base += (oy * row[STRIDE_H] - row[PAD_H]) * row[X_ROW]
+                    else:
+                        if dense:
+                            image, oy, ox = place(row, m0)
+                        rows, row_step, offsets = fill_rows(
+                            row, x, pad, work, height, m, image, oy, ox
+                        )
+                        base = 0
                     if words:
-                        rows = widen_rows(rows, height, taps, m, k_groups, work,
-                                          work + table_nbytes)  # fmt: skip
+                        rows = widen_rows(rows, row_step, offsets, base, height, taps, m, k_groups,
+                                          work + STARTS, work + table_nbytes)  # fmt: skip
+                        row_step, offsets, base = 0, work + OFFSETS + taps * 8, 0
                     sums = sums0 + m0 * 4 if row[HAS_SUMS] != 0 else 0
                     for j in range(jc, min(jc + row[BLOCK], p1)):
                         panel = panel0 + j * panel_nbytes
                         columns = columns0 + j * nr * 16
+                        ahead = panel_nbytes if tiles > 1 and j + 1 < p1 else 0
                         valid = min(nr, n - j * nr)
                         nv = full_nv if valid == nr else last_nv
                         out = y + m0 * y_pixel + j * nr * itemsize
-                        run_tile(height, nv, rows, tile_taps, tile_groups, panel, columns, sums,
-                                 out, y_pixel, m, valid, limits)  # fmt: skip
+                        run_tile(height, nv, rows, row_step, offsets, base, mr * step, tiles,
+                                 tile_taps, tile_groups, panel, ahead, columns, sums, out, y_pixel,
+                                 m, valid, limits)  # fmt: skip
+                    t += tiles
                     if not dense:
-                        image, oy, ox = advance(row, mr, image, oy, ox)
+                        image, oy, ox = advance(row, tiles * mr, image, oy, ox)
         return 0
 
     return kernel(
@@ -336,7 +370,8 @@ def row_sums_kernel(row, arena, constants, thread, threads):  # type: ignore[no-
         return 0
     taps = row[KERNEL_H] * row[KERNEL_W]
     channels = row[CHANNELS]
-    work = operand(row, ROWS, arena, constants) + thread * (3 * LANES + taps + LANES) * 8
+    work = operand(row, ROWS, arena, constants) + thread * (5 * LANES + 3 * taps) * 8
+    prepare_rows(row, work)
     pad = operand(row, PAD, arena, constants)
     start, stop = share(m_total, thread, threads, 16)
     for group in range(row[GROUPS]):
@@ -348,11 +383,11 @@ def row_sums_kernel(row, arena, constants, thread, threads):  # type: ignore[no-
             if dense:
                 y[m] = sum_bytes(x + m * row[X_PIXEL], channels)
                 continue
-            rows = fill_rows(row, x, pad, work, 1, 1, image, oy, ox)
+            rows, row_step, offsets = fill_rows(row, x, pad, work, 1, 1, image, oy, ox)
             image, oy, ox = advance(row, 1, image, oy, ox)
             total = 0
             for tap in range(taps):
-                a = as_u8(as_i64(rows)[tap])
+                a = as_u8(as_i64(rows + tap * row_step)[0] + as_i64(offsets)[tap])
                 for c in range(channels):
                     total += a[c]
             y[m] = np.int32(total)

@@ -14,7 +14,7 @@ from typing import Any
 from llvmlite import ir
 
 from qrt.gemm.dots import splat_const
-from qrt.gemm.tile import F32, I1, I8, I16, I32, const, declare, load, splat, store
+from qrt.gemm.emit import F32, I1, I8, I16, I32, const, declare, load, splat, store
 
 AVX512_LANES = 16
 _TO_INT = {4: "sse2.cvtps2dq", 8: "avx.cvt.ps2dq.256", 16: "avx512.mask.cvtps2dq.512"}
@@ -35,25 +35,70 @@ def requantize_u8(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], la
     multipliers = [
         load(b, b.add(columns, const(4 * (nr + lanes * v))), floats) for v in range(nv)
     ]
-    limits = [load(b, b.add(arg["limits"], const(4 * i)), I32) for i in range(3)]
-    zero_point = splat(b, b.trunc(limits[0], I16), 2 * lanes)
-    qmin, qmax = (splat(b, b.trunc(x, I8), 4 * lanes) for x in limits[1:3])
-    at_once = 4 // nv  # rows whose bytes fill one vector
-    for first in range(0, len(acc), at_once):
-        group = acc[first : first + at_once]
-        halves = []
-        ints = [
+    ints = [
+        [
             _to_int(b, b.fmul(b.sitofp(a, floats), m), lanes)
-            for row in group
             for a, m in zip(row, multipliers, strict=True)
         ]
-        ints += [ints[-1]] * (4 - len(ints))
-        for a, c in zip(ints[::2], ints[1::2], strict=True):
-            halves.append(_add_i16(b, _pack(b, a, c, "packssdw"), zero_point))
+        for row in acc
+    ]
+    limits = [_constant_i32(b, b.add(arg["limits"], const(4 * i))) for i in range(3)]
+    zero_point = splat(b, b.trunc(limits[0], I16), 2 * lanes)
+    qmin, qmax = (splat(b, b.trunc(x, I8), 4 * lanes) for x in limits[1:3])
+    # the packs clamp to 0 and 255, and most layers to nothing else; most Relus have zero point 0
+    centred = b.icmp_signed("==", limits[0], const(0, I32))
+    lowest = b.icmp_signed("==", limits[1], const(0, I32))
+    open_ended = b.and_(lowest, b.icmp_signed("==", limits[2], const(255, I32)))
+    names = ("clamped", "unclamped", "shifted", "bare", "packed")
+    clamped, unclamped, shifted, bare, packed = (fn.append_basic_block(name) for name in names)
+    b.cbranch(open_ended, unclamped, clamped)
+    b.position_at_end(unclamped)
+    b.cbranch(centred, bare, shifted)
+    found = []
+    for block, shift, ends in (
+        (clamped, zero_point, (qmin, qmax)),
+        (shifted, zero_point, None),
+        (bare, None, None),
+    ):
+        b.position_at_end(block)
+        found.append((_pack_rows(b, ints, lanes, shift, ends), b.block))
+        b.branch(packed)
+    b.position_at_end(packed)
+    rows = []
+    for choices in zip(*(made for made, _ in found), strict=True):
+        row = b.phi(choices[0].type)
+        for value, (_, block) in zip(choices, found, strict=True):
+            row.add_incoming(value, block)
+        rows.append(row)
+    _store_rows(b, fn, arg, rows, 1, lanes)
+
+
+def _pack_rows(
+    b: Any, ints: list[list[Any]], lanes: int, shift: Any | None, ends: tuple[Any, Any] | None
+) -> list[Any]:
+    """Rows of bytes of rounded sums: plus `shift` (int16), clamped to `ends` (bytes), if given."""
+    nv = len(ints[0])
+    at_once = 4 // nv  # rows whose bytes fill one vector
+    rows = []
+    for first in range(0, len(ints), at_once):
+        group = [value for row in ints[first : first + at_once] for value in row]
+        count = len(group) // nv
+        group += [group[-1]] * (4 - len(group))
+        halves = [_pack(b, group[i], group[i + 1], "packssdw") for i in (0, 2)]
+        if shift is not None:
+            halves = [_add_i16(b, half, shift) for half in halves]
         packed = _pack(b, halves[0], halves[1], "packuswb")
-        packed = _minmax(b, _minmax(b, packed, qmin, "umax"), qmax, "umin")
-        for i in range(len(group)):
-            _store_row(b, fn, arg, first + i, _row_of(b, packed, i, nv, lanes), 1, lanes)
+        if ends is not None:
+            packed = _minmax(b, _minmax(b, packed, ends[0], "umax"), ends[1], "umin")
+        rows += [_row_of(b, packed, i, nv, lanes) for i in range(count)]
+    return rows
+
+
+def _constant_i32(b: Any, address: Any) -> Any:
+    """An int32 that no kernel writes, so that LLVM may read it before a loop that stores."""
+    value = load(b, address, I32)
+    value.set_metadata("invariant.load", b.module.add_metadata([]))
+    return value
 
 
 def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
@@ -67,24 +112,24 @@ def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes:
     at = arg["columns"]
     scales = [load(b, b.add(at, const(4 * (nr + lanes * v))), floats) for v in range(nv)]
     biases = [load(b, b.add(at, const(4 * (3 * nr + lanes * v))), floats) for v in range(nv)]
-    for r in range(len(acc)):
-        acc[r] = [
+    rows = [
+        [
             b.fadd(b.fmul(a if a.type == floats else b.sitofp(a, floats), s), f)
-            for a, s, f in zip(acc[r], scales, biases, strict=True)
+            for a, s, f in zip(line, scales, biases, strict=True)
         ]
-    store_f32(b, fn, arg, acc, lanes)
+        for line in acc
+    ]
+    store_f32(b, fn, arg, rows, lanes)
 
 
 def store_f32(b: Any, fn: Any, arg: dict[str, Any], rows: list[list[Any]], lanes: int) -> None:
     """Store the valid rows and columns of float32 vectors."""
-    for r, row in enumerate(rows):
-        _store_row(b, fn, arg, r, _join(b, row), 4, lanes)
+    _store_rows(b, fn, arg, [_join(b, row) for row in rows], 4, lanes)
 
 
 def store_sums(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
     """Store acc as int32 rows."""
-    for r, row in enumerate(acc):
-        _store_row(b, fn, arg, r, _join(b, row), 4, lanes)
+    _store_rows(b, fn, arg, [_join(b, row) for row in acc], 4, lanes)
 
 
 def store_i32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> None:
@@ -161,25 +206,43 @@ def _join(b: Any, parts: list[Any]) -> Any:
     return parts[0]
 
 
+def _store_rows(
+    b: Any, fn: Any, arg: dict[str, Any], rows: list[Any], itemsize: int, lanes: int
+) -> None:
+    """Store the valid rows of the tile, and of them the valid columns only."""
+    nr = rows[0].type.count
+    whole, part, after = (fn.append_basic_block(name) for name in ("whole", "part", "stored"))
+    all_rows = b.icmp_signed(">=", arg["m"], const(len(rows)))
+    all_columns = b.icmp_signed(">=", arg["n"], const(nr))
+    b.cbranch(b.and_(all_rows, all_columns), whole, part)
+    b.position_at_end(whole)
+    for r, row in enumerate(rows):
+        store(b, row, b.add(arg["out"], b.mul(arg["ldc"], const(r))), itemsize)
+    b.branch(after)
+    b.position_at_end(part)
+    for r, row in enumerate(rows):
+        _store_row(b, fn, arg, r, row, itemsize, lanes)
+    b.branch(after)
+    b.position_at_end(after)
+
+
 def _store_row(
     b: Any, fn: Any, arg: dict[str, Any], r: int, row: Any, itemsize: int, lanes: int
 ) -> None:
-    """Store row `r` of the tile when it is valid; a partial row writes its valid columns only."""
-    nr = row.type.count
-    at_row = fn.append_basic_block(f"row{r}")
-    full, partial = fn.append_basic_block(f"full{r}"), fn.append_basic_block(f"partial{r}")
-    after = fn.append_basic_block(f"after{r}")
+    """Store row `r` when it is valid; a partial row writes its valid columns only."""
+    at_row, after = fn.append_basic_block(f"row{r}"), fn.append_basic_block(f"after{r}")
     b.cbranch(b.icmp_signed("<", const(r), arg["m"]), at_row, after)
     b.position_at_end(at_row)
     address = b.add(arg["out"], b.mul(arg["ldc"], const(r)))
-    b.cbranch(b.icmp_signed(">=", arg["n"], const(nr)), full, partial)
-    b.position_at_end(full)
-    store(b, row, address, itemsize)
-    b.branch(after)
-    b.position_at_end(partial)
     if lanes == AVX512_LANES:
         _store_masked(b, row, address, arg["n"], itemsize)
     else:
+        full, partial = fn.append_basic_block(f"full{r}"), fn.append_basic_block(f"partial{r}")
+        b.cbranch(b.icmp_signed(">=", arg["n"], const(row.type.count)), full, partial)
+        b.position_at_end(full)
+        store(b, row, address, itemsize)
+        b.branch(after)
+        b.position_at_end(partial)
         _store_by_halves(b, fn, row, address, arg["n"], itemsize)
     b.branch(after)
     b.position_at_end(after)

@@ -27,7 +27,7 @@ GEOMETRY = (
 # a row has something to do: lowering emits none for an empty product
 POSITIVE = (
     "batch", "out_height", "out_width", "n", "groups", "kernel_h", "kernel_w", "stride_h",
-    "stride_w", "dilation_h", "dilation_w", "block",
+    "stride_w", "dilation_h", "dilation_w", "block", "run",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "height", "width", "channels", "x_pixel", "x_row", "x_image", "x_group", "y_pixel", "y_group",
@@ -55,8 +55,9 @@ def check_alignment(row: Mapping[str, int], name: str, nbytes: int) -> None:
 
 
 def rows_nbytes(taps: int, mr: int) -> int:
-    """Bytes of row pointers of one thread: a work area of three vectors, the table, its overrun."""
-    return (3 * LANES + taps * mr + LANES) * 8
+    """Bytes of row pointers of one thread: a ramp, three lists of a tile's rows, offsets and zeros
+    of the taps, and a table of pointers with its overrun."""
+    return (5 * LANES + (2 + mr) * taps) * 8
 
 
 def work_nbytes(tile: TileSpec, taps: int, channels: int) -> int:

@@ -6,7 +6,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from qrt.gemm.tile import F32, I32, Dot, load, splat
+from qrt.gemm.emit import F32, I32, load, splat
+from qrt.gemm.tile_groups import Dot
 from qrt.simd.fma import emulated_fma, hardware_fma
 
 

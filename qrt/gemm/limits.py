@@ -94,8 +94,8 @@ def _step(b: Any, limit: DotLimit, acc: Any, factor: Any, weight: Any) -> Any:
     from llvmlite import ir
 
     from qrt.gemm.dots import FAMILIES, sdot, subtract_pairs, usdot
+    from qrt.gemm.emit import I8
     from qrt.gemm.float_dots import FLOAT_FAMILIES
-    from qrt.gemm.tile import I8
 
     family = limit.family
     if limit.is_float:
@@ -113,7 +113,7 @@ def build_dot_loop(module: Any, name: str, limit: DotLimit, arch: str) -> Any:
     """LLVM function (x, y, steps): `steps` times every accumulator gains its products."""
     from llvmlite import ir
 
-    from qrt.gemm.tile import F32, I32, I64, const, load, store
+    from qrt.gemm.emit import F32, I32, I64, const, load, store
 
     scalar = limit.lanes == 1
     sum_type = F32 if limit.is_float else I32
@@ -176,7 +176,7 @@ def _dot_loop(limit: DotLimit) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             from llvmlite import ir
 
-            from qrt.gemm.tile import need_features
+            from qrt.gemm.emit import need_features
 
             arch = context.codegen().target.arch
             fn = build_dot_loop(builder.module, f"qrt_limit_{limit.family}", limit, arch)

@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 
 from qrt.gemm.dots import multiply_pairs, sdot, splat_const, vpdpbusd
-from qrt.gemm.tile import I8, I16, I32, declare
+from qrt.gemm.emit import I8, I16, I32, declare
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ from typing import Any
 from llvmlite import ir
 
 from qrt.gemm.dots import splat_const
+from qrt.gemm.emit import F32, I8, I32, I64, const, load, splat
 from qrt.gemm.epilogue import store_f32
 from qrt.gemm.nbits_dots import NBITS_FAMILIES
 from qrt.gemm.nbits_table import GROUP_BITS
-from qrt.gemm.tile import F32, I8, I32, I64, const, load, splat
 from qrt.simd.fma import hardware_fma
 
 ARGUMENTS = (

@@ -37,8 +37,8 @@ def nbits_tiles(tile: NBitsTile) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             from llvmlite import ir
 
+            from qrt.gemm.emit import need_features
             from qrt.gemm.nbits_tile import build, build_dispatch
-            from qrt.gemm.tile import need_features
 
             name = f"qrt_nbits_{types_}_{bits}b_{family}"
             fn = builder.module.globals.get(name)

@@ -82,10 +82,10 @@ WEIGHT_NBYTES = 4  # of one column's weights in a dot group, whatever their type
 # cycles, fitted to 1 to 196 rows of 8 to 240 columns on one AVX512-VNNI core (0.4 % above the best
 # of two tiles in the mean): 64 bytes of weights from L2, the epilogue of a vector of sums, what a
 # tile costs before its first product, and what a float sum waits for itself
-LOAD, EPILOGUE, START, LATENCY = 2, 5, 50, 4
+LOAD, EPILOGUE, START, LATENCY = 2, 2.5, 8, 4
 
 # accumulators + weight vectors + one broadcast fill the registers: 24 + 4 + 1 of 32 (6x4) and
-# 24 + 2 + 1 (12x2) with AVX512; 12 + 2 + 1 of 16 (6x2) with 256-bit vectors, and one for products
+# 16 + 2 + 1 (8x2) with AVX512; 12 + 2 + 1 of 16 (6x2) with 256-bit vectors, and one for products
 # where the instruction does not add. NEON holds 16 bytes of every row: 20 + 5 + 4 of 32 and 0x80
 # (5x4); without dot products 8 + 2 + 8, 4 indices and the products (2x4). One row more spills, by
 # llvm-mca: 6x4 dotprod 77 % of neoverse-n1's peak, 5x4 94 %; 3x4 neon 66 % of cortex-a72's, 2x4
@@ -94,7 +94,7 @@ LOAD, EPILOGUE, START, LATENCY = 2, 5, 50, 4
 _VNNI, _VEX_VNNI = ("avx512", "avx512vnni"), ("avx2", "avxvnni")
 TILES: tuple[TileSpec, ...] = (
     TileSpec("vnni512", (6, 5, 4, 3, 2, 1), (4, 2, 1), 16, 4, _VNNI),
-    TileSpec("vnni512", (12, 10, 8, 6, 4, 3, 2, 1), (2, 1), 16, 4, _VNNI),
+    TileSpec("vnni512", (8, 6, 5, 4, 3, 2, 1), (2, 1), 16, 4, _VNNI),
     TileSpec("vnni256", (6, 4, 2, 1), (2, 1), 8, 4, _VEX_VNNI),
     TileSpec("madd512", (6, 4, 2, 1), (4, 2, 1), 16, 2, ("avx512",)),
     TileSpec("madd256", (6, 4, 2, 1), (2, 1), 8, 2, ("avx2",)),

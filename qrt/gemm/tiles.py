@@ -19,7 +19,7 @@ PORTABLE_NR = 16
 
 @cache
 def tiles(spec: TileSpec, epilogue: str) -> Any:
-    """One function of all tiles of a row: `(height, nv, rows, taps, ..., limits) -> 0`, all int64.
+    """One function of all tiles of a row: `(height, nv, rows, ..., limits) -> 0`, all int64.
 
     `height` and `nv` are of the row's `heights` and `widths`; the rest is `tile.ARGUMENTS`.
     """
@@ -27,18 +27,20 @@ def tiles(spec: TileSpec, epilogue: str) -> Any:
     if family == "portable":
         return {"u8": _portable_u8, "f32": _portable_f32, "sums": _portable_sums}[epilogue]
 
-    # thirteen arguments: numba needs the names spelled out
+    # nineteen arguments: numba needs the names spelled out
     def call_tile(  # type: ignore[no-untyped-def]
-        typingctx, height, nv, rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
-    ):
+        typingctx, height, nv, rows, row_step, offsets, base, tile_step, tiles, taps, groups,
+        panel, ahead, columns, sums, out, ldc, m, n, limits,
+    ):  # fmt: skip
         from numba import types
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             from llvmlite import ir
 
             from qrt.gemm.dots import FAMILIES
+            from qrt.gemm.emit import need_features
             from qrt.gemm.epilogue import BUILDERS
-            from qrt.gemm.tile import build_dispatch, build_tile, need_features
+            from qrt.gemm.tile import build_dispatch, build_tile
 
             name = f"qrt_tiles_{family}_{epilogue}"
             fn = builder.module.globals.get(name)
@@ -52,64 +54,85 @@ def tiles(spec: TileSpec, epilogue: str) -> Any:
             builder.call(fn, args)
             return ir.Constant(ir.IntType(64), 0)
 
-        return types.int64(*[types.int64] * 13), codegen
+        return types.int64(*[types.int64] * 19), codegen
 
     call_tile.__name__ = f"tiles_{spec.mr}x{spec.nr}_{family}_{epilogue}"
     return intrinsic(call_tile)
 
 
 @helper
-def _portable_acc(rows, taps, groups, panel, columns, sums, r, j):  # type: ignore[no-untyped-def]
-    """Sum of one output: row r, column j."""
+def _portable_acc(  # type: ignore[no-untyped-def]
+    rows, row_step, offsets, base, taps, groups, panel, columns, sums, r, j
+):
+    """Sum of one output: row r, column j; `sums` is the address of its row sum, or 0."""
     acc = as_i32(columns)[j]
     for tap in range(taps):
-        a = as_u8(as_i64(rows)[tap * PORTABLE_MR + r])
+        a = as_u8(base + as_i64(offsets)[tap] + as_i64(rows + tap * row_step)[r])
         w = as_i8(panel + (tap * groups * PORTABLE_NR + j) * 4)
         for g in range(groups):
             for k in range(4):
                 product = mul32(np.int32(a[g * 4 + k]), np.int32(w[g * PORTABLE_NR * 4 + k]))
                 acc = add32(acc, product)
     if sums != 0:
-        acc = add32(acc, mul32(as_i32(sums)[r], as_i32(columns)[2 * PORTABLE_NR + j]))
+        acc = add32(acc, mul32(as_i32(sums)[0], as_i32(columns)[2 * PORTABLE_NR + j]))
     return acc
 
 
 @helper
 def _portable_u8(  # type: ignore[no-untyped-def]
-    height, nv, rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
-):
+    height, nv, rows, row_step, offsets, base, tile_step, tiles, taps, groups, panel, ahead,
+    columns, sums, out, ldc, m, n, limits,
+):  # fmt: skip
     zero_point = as_i32(limits)[0]
     low = np.float32(as_i32(limits)[1] - zero_point)
     high = np.float32(as_i32(limits)[2] - zero_point)
     multiplier = as_f32(columns + 4 * PORTABLE_NR)
-    for r in range(m):
-        y = as_u8(out + r * ldc)
+    # rows of the tiles behind the first follow its rows
+    for i in range(tiles * m):
+        r = i % m
+        at = base + i // m * tile_step
+        row_sum = sums + 4 * i if sums != 0 else 0
+        y = as_u8(out + i * ldc)
         for j in range(n):
-            acc = _portable_acc(rows, taps, groups, panel, columns, sums, r, j)
+            acc = _portable_acc(
+                rows, row_step, offsets, at, taps, groups, panel, columns, row_sum, r, j
+            )
             y[j] = quantize_u8(np.float32(acc) * multiplier[j], low, high, zero_point)
     return 0
 
 
 @helper
 def _portable_f32(  # type: ignore[no-untyped-def]
-    height, nv, rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
-):
+    height, nv, rows, row_step, offsets, base, tile_step, tiles, taps, groups, panel, ahead,
+    columns, sums, out, ldc, m, n, limits,
+):  # fmt: skip
     scale = as_f32(columns + 4 * PORTABLE_NR)
     bias = as_f32(columns + 12 * PORTABLE_NR)
-    for r in range(m):
-        y = as_f32(out + r * ldc)
+    for i in range(tiles * m):
+        r = i % m
+        at = base + i // m * tile_step
+        row_sum = sums + 4 * i if sums != 0 else 0
+        y = as_f32(out + i * ldc)
         for j in range(n):
-            acc = _portable_acc(rows, taps, groups, panel, columns, sums, r, j)
+            acc = _portable_acc(
+                rows, row_step, offsets, at, taps, groups, panel, columns, row_sum, r, j
+            )
             y[j] = np.float32(acc) * scale[j] + bias[j]
     return 0
 
 
 @helper
 def _portable_sums(  # type: ignore[no-untyped-def]
-    height, nv, rows, taps, groups, panel, columns, sums, out, ldc, m, n, limits
-):
-    for r in range(m):
-        y = as_i32(out + r * ldc)
+    height, nv, rows, row_step, offsets, base, tile_step, tiles, taps, groups, panel, ahead,
+    columns, sums, out, ldc, m, n, limits,
+):  # fmt: skip
+    for i in range(tiles * m):
+        r = i % m
+        at = base + i // m * tile_step
+        row_sum = sums + 4 * i if sums != 0 else 0
+        y = as_i32(out + i * ldc)
         for j in range(n):
-            y[j] = _portable_acc(rows, taps, groups, panel, columns, sums, r, j)
+            y[j] = _portable_acc(
+                rows, row_step, offsets, at, taps, groups, panel, columns, row_sum, r, j
+            )
     return 0

@@ -22,19 +22,19 @@ def words_nbytes(taps, groups, mr):  # type: ignore[no-untyped-def]
 
 
 def _build_widen(module: Any, name: str) -> Any:
-    """LLVM function (table, step, taps, nbytes, out): `taps` pieces of `nbytes`, one by one.
+    """LLVM function (table, step, offsets, base, taps, nbytes, out): pieces of `nbytes` in order.
 
-    `table` holds the address of each piece, `step` bytes apart; nbytes is positive. Pieces lie in
-    order, so that the next overwrites what a last block wrote too much.
+    Piece t of `taps` starts at base + offsets[t] + the int64 at table + t * step; nbytes is
+    positive. The next piece overwrites what a last block wrote too much.
     """
     from llvmlite import ir
 
-    from qrt.gemm.tile import I8, I16, I64, const, load, store
+    from qrt.gemm.emit import I8, I16, I64, const, load, store
 
-    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 5), name)
+    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 7), name)
     fn.linkage = "internal"
     fn.attributes.add("noinline")
-    table, step, taps, nbytes, out = fn.args
+    table, step, offsets, base, taps, nbytes, out = fn.args
     entry, head, blocks, tail, end = (
         fn.append_basic_block(n) for n in ("entry", "tap", "blocks", "tail", "end")
     )
@@ -42,7 +42,8 @@ def _build_widen(module: Any, name: str) -> Any:
 
     b = ir.IRBuilder(head)
     tap, slot, to = b.phi(I64), b.phi(I64), b.phi(I64)
-    source = load(b, slot, I64, 8)
+    offset = load(b, b.add(offsets, b.mul(tap, const(8))), I64, 8)
+    source = b.add(b.add(base, offset), load(b, slot, I64, 8))
     b.branch(blocks)
 
     b = ir.IRBuilder(blocks)
@@ -70,7 +71,9 @@ def _build_widen(module: Any, name: str) -> Any:
 
 
 @intrinsic
-def widen_pieces(typingctx, table, step, taps, nbytes, out):  # type: ignore[no-untyped-def]
+def widen_pieces(  # type: ignore[no-untyped-def]
+    typingctx, table, step, offsets, base, taps, nbytes, out
+):
     """`_build_widen`'s function -> 0, all int64."""
     from numba import types
 
@@ -82,20 +85,25 @@ def widen_pieces(typingctx, table, step, taps, nbytes, out):  # type: ignore[no-
         builder.call(fn, args)
         return ir.Constant(ir.IntType(64), 0)
 
-    return types.int64(*[types.int64] * 5), codegen
+    return types.int64(*[types.int64] * 7), codegen
 
 
 @helper
-def widen_rows(rows, mr, taps, m, groups, table, out):  # type: ignore[no-untyped-def]
-    """Widen m rows to `out`, the pointers of which are int64[taps][mr] at `rows`.
+def widen_rows(  # type: ignore[no-untyped-def]
+    rows, row_step, offsets, base, mr, taps, m, groups, table, out
+):
+    """Widen m rows, which `tile.py` says where to find, to `out`.
 
-    Returns `table`, int64[mr]: where each widened row starts; those from m on repeat the last.
+    Returns `table`, int64[mr]: where each widened row starts; those from m on repeat the last. It
+    may be `rows`.
     """
-    starts = as_i64(table)
     row_nbytes = taps * groups * 4
     if row_nbytes > 0:
         for r in range(m):
-            widen_pieces(rows + r * 8, mr * 8, taps, groups * 2, out + r * row_nbytes)
+            widen_pieces(
+                rows + r * 8, row_step, offsets, base, taps, groups * 2, out + r * row_nbytes
+            )
+    starts = as_i64(table)
     for r in range(mr):
         starts[r] = out + (r if r < m else m - 1) * row_nbytes
     return table

@@ -16,7 +16,7 @@ def input_transform(lanes: int, features: tuple[str, ...]) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             from llvmlite import ir
 
-            from qrt.gemm.tile import need_features
+            from qrt.gemm.emit import need_features
             from qrt.gemm.winograd_tile import build_input
 
             fn = build_input(builder.module, "qrt_winograd_input", lanes)
@@ -40,8 +40,8 @@ def output_transform(lanes: int, features: tuple[str, ...], epilogue: str) -> An
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             from llvmlite import ir
 
+            from qrt.gemm.emit import need_features
             from qrt.gemm.epilogue import BUILDERS
-            from qrt.gemm.tile import need_features
             from qrt.gemm.winograd_tile import build_output
 
             fn = build_output(builder.module, "qrt_winograd_output", lanes, BUILDERS[epilogue])

@@ -29,6 +29,7 @@ from qrt.gemm.winograd_rows import (
     PAD_W,
     PANELS,
     PIXELS_NBYTES,
+    RAMP_NBYTES,
     SCRATCH,
     WIDTH,
     N,
@@ -42,7 +43,7 @@ from qrt.gemm.winograd_rows import (
 )
 from qrt.gemm.winograd_table import WINOGRAD, WinogradSpec
 from qrt.jit.declare import Extent, Kernel, helper, kernel
-from qrt.simd.memory import as_i64, operand
+from qrt.simd.memory import as_i64, operand, put_ramp
 
 # a thread of fewer tiles waits for weights: each is used once per tile (a core multiplies a row of
 # weights in 64 cycles per tile and byte)
@@ -62,9 +63,21 @@ def place_tile(row, tile):  # type: ignore[no-untyped-def]
 
 
 @helper
-def point_at_pixels(row, x, pad, tile, pixels):  # type: ignore[no-untyped-def]
+def next_tile(row, image, oy, ox):  # type: ignore[no-untyped-def]
+    """`place_tile` of the tile behind, without its divisions."""
+    ox += OUT
+    if ox >= row[OUT_WIDTH]:
+        ox = 0
+        oy += OUT
+        if oy >= row[OUT_HEIGHT]:
+            oy = 0
+            image += 1
+    return image, oy, ox
+
+
+@helper
+def point_at_pixels(row, x, pad, image, oy, ox, pixels):  # type: ignore[no-untyped-def]
     """Write the addresses of the 6x6 pixels under a tile; those outside the image are `pad`."""
-    image, oy, ox = place_tile(row, tile)
     height, width, channels = row[HEIGHT], row[WIDTH], row[CHANNELS]
     left = ox - row[PAD_W]
     for i in range(IN):
@@ -98,20 +111,36 @@ def make_kernel(spec: WinogradSpec, epilogue: str) -> Kernel:
     transform_output = output_transform(lanes, spec.features, epilogue)
 
     @helper
-    def multiply(rows, count, pairs, panel, bias, sums, sums_step, nv):  # type: ignore[no-untyped-def]
-        """`count` rows times one position of a panel, in tiles as even as their number allows."""
+    def multiply(  # type: ignore[no-untyped-def]
+        rows, row_step, inputs, count, pairs, panel, bias, sums, sums_step, nv
+    ):
+        """`count` rows times one position of a panel, in tiles as even as their number allows.
+
+        All but the first, which waits for weights itself, fetch those of the next position.
+        """
+        ahead = nv * lanes * pairs * 4
         parts = (count + mr - 1) // mr
         first = 0
-        for part in range(parts):
-            end = count * (part + 1) // parts
-            m = end - first
+        while first < count:
+            m = (count - first + parts - 1) // parts
             height = mr
             for lower in heights:
                 if lower >= m:
                     height = lower
-            run_tile(height, nv, rows + first * 8, 1, pairs, panel, bias, 0,
+            # as many tiles of m rows as leave whole ones of m - 1, or of m
+            some = parts if parts * m == count - first else count - first - parts * (m - 1)
+            ramp = rows
+            if height != m:
+                # rows behind the last repeat it
+                some = 1
+                ramp = rows + RAMP_NBYTES
+                for r in range(height):
+                    as_i64(ramp)[r] = min(r, m - 1) * row_step
+            run_tile(height, nv, ramp, 0, rows + 2 * RAMP_NBYTES, inputs + first * row_step,
+                     m * row_step, some, 1, pairs, panel, ahead if first > 0 else 0, bias, 0,
                      sums + first * sums_step, sums_step, m, nv * lanes, 0)  # fmt: skip
-            first = end
+            first += some * m
+            parts -= some
 
     def winograd(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         threads = min(threads, row[MAX_THREADS])
@@ -136,6 +165,8 @@ def make_kernel(spec: WinogradSpec, epilogue: str) -> Kernel:
         sums = inputs + POSITIONS * step
         pixels = sums + block * sums_step
         rows = pixels + PIXELS_NBYTES
+        put_ramp(rows, 0, row_step)
+        as_i64(rows + 2 * RAMP_NBYTES)[0] = 0  # the offset of the only tap
         pixel = n * itemsize
         tile_count = (
             row[BATCH] * ((out_height + OUT - 1) // OUT) * ((out_width + OUT - 1) // OUT)
@@ -145,9 +176,12 @@ def make_kernel(spec: WinogradSpec, epilogue: str) -> Kernel:
         )
         for start in range(first_tile, end_tile, block):
             count = min(block, end_tile - start)
+            first_image, first_oy, first_ox = place_tile(row, start)
+            image, oy, ox = first_image, first_oy, first_ox
             for t in range(count):
-                point_at_pixels(row, x, pad, start + t, pixels)
+                point_at_pixels(row, x, pad, image, oy, ox, pixels)
                 transform_input(pixels, inputs + t * row_step, step, vectors)
+                image, oy, ox = next_tile(row, image, oy, ox)
             for p in range(first_panel, end_panel):
                 column = p * nr
                 valid = min(nr, n - column)
@@ -158,18 +192,14 @@ def make_kernel(spec: WinogradSpec, epilogue: str) -> Kernel:
                 width = width_nv * lanes
                 panel = panels0 + column * POSITIONS * pairs * 4
                 for position in range(POSITIONS):
-                    table = as_i64(rows)
-                    at = inputs + position * step
-                    for t in range(count + mr):
-                        table[t] = at + min(t, count - 1) * row_step
                     bias = zeros
                     if position == BIAS_POSITION:
                         bias = zeros + (nr + column) * 4
-                    multiply(rows, count, pairs, panel, bias, sums + position * width * 4,
-                             sums_step, width_nv)  # fmt: skip
+                    multiply(rows, row_step, inputs + position * step, count, pairs, panel, bias,
+                             sums + position * width * 4, sums_step, width_nv)  # fmt: skip
                     panel += width * pairs * 4
+                image, oy, ox = first_image, first_oy, first_ox
                 for t in range(count):
-                    image, oy, ox = place_tile(row, start + t)
                     lines, m = min(OUT, out_height - oy), min(OUT, out_width - ox)
                     out = y + ((image * out_height + oy) * out_width + ox) * pixel
                     out += column * itemsize
@@ -179,6 +209,7 @@ def make_kernel(spec: WinogradSpec, epilogue: str) -> Kernel:
                             out + c * itemsize, pixel, out_width * pixel, lines, m,
                             min(lanes, valid - c), limits,
                         )  # fmt: skip
+                    image, oy, ox = next_tile(row, image, oy, ox)
         return 0
 
     def extents(row: Mapping[str, int]) -> list[Extent]:

@@ -39,7 +39,7 @@ _MAY_BE_ZERO = ("height", "width", "pad_h", "pad_w")
 
 PIXELS_NBYTES = 320  # pointers to the pixels of a tile, rounded up to a cache line
 LINE = 64  # bytes that keep steps apart from powers of two, which share sets of a cache
-SPARE_ROWS = 8  # row pointers behind a block's last: a product tile may read more than are valid
+RAMP_NBYTES = 64  # where the rows of a product's tile lie, from its first; of two kinds of tiles
 
 
 @helper
@@ -61,16 +61,10 @@ def sums_nbytes(nr):  # type: ignore[no-untyped-def]
 
 
 @helper
-def rows_nbytes(block):  # type: ignore[no-untyped-def]
-    """Bytes of a block's row pointers."""
-    return (block + SPARE_ROWS) * 8
-
-
-@helper
 def scratch_nbytes(block, channels, per_vector, nr):  # type: ignore[no-untyped-def]
-    """Bytes of scratch of one thread: transformed inputs, sums, pointers to pixels and rows."""
+    """Bytes of scratch of one thread: transformed inputs, sums, pointers to pixels, ramps."""
     inputs = POSITIONS * position_nbytes(block, channels, per_vector)
-    nbytes = inputs + block * sums_nbytes(nr) + PIXELS_NBYTES + rows_nbytes(block)
+    nbytes = inputs + block * sums_nbytes(nr) + PIXELS_NBYTES + 2 * RAMP_NBYTES + LINE
     return (nbytes + LINE - 1) // LINE * LINE
 
 

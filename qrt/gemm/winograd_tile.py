@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 
 from qrt.gemm.dots import splat_const
-from qrt.gemm.tile import I8, I16, I32, I64, const, load, store
+from qrt.gemm.emit import I8, I16, I32, I64, const, load, store
 from qrt.gemm.winograd import EXPONENTS, IN, INVERSE_9, OUT
 
 # addresses and bytes, int64; `pixels` is int64[36]: where the tile's pixels lie, line by line

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qrt.errors import UnsupportedError
-from qrt.gemm.blocking import block_panels
+from qrt.gemm.blocking import block_panels, run_tiles
 from qrt.gemm.choice import fastest, measures, modelled
 from qrt.gemm.driver import PRODUCTS, row_sums_kernel
 from qrt.gemm.extents import rows_nbytes, work_nbytes
@@ -238,10 +238,12 @@ def blocking(
     """The driver's fields that say how much each loop takes, and how many threads run it."""
     taps = geometry["kernel_h"] * geometry["kernel_w"]
     channels = geometry["channels"]
+    row_nbytes = taps * channels + geometry["y_pixel"] // groups
     macs = outputs(geometry) * geometry["n"] * groups * taps * -(-channels // tile.x_nbytes)
     return {
         "groups": groups,
         "block": block_panels(panel_nbytes(taps, channels, tile), cache_sizes()),
+        "run": run_tiles(tile.mr * row_nbytes, cache_sizes()),
         "max_threads": program.threads() if macs >= THREAD_MACS else 1,
     }
 
@@ -276,7 +278,7 @@ def _tile(
     choice = None
     if measures():
         y_group = n * product.itemsize
-        fields = geometry | {"y_group": y_group, "block": 1}
+        fields = geometry | {"y_group": y_group, "block": 1, "run": 1}
         choice = fastest(tile, fields, product.epilogue, program.features)
     if choice is None:
         choice = modelled(tile, m, n, k, program.features)
