@@ -29,6 +29,7 @@ from qrt.simd.memory import as_f32, as_i32, as_u8, bits_f32, operand
 from qrt.simd.scalar import share
 from qrt.simd.tables import (
     lookup_f32x64_vbmi,
+    lookup_some_u8x64_vbmi,
     lookup_u8x16_sse41,
     lookup_u8x32_avx2,
     lookup_u8x64_avx512,
@@ -112,14 +113,22 @@ def _declare(
     features: tuple[str, ...],
     *,
     single: Any = None,
+    some: Any = None,
     itemsize: int = 1,
     table_nbytes: int = 0,
     preconditions: Mapping[str, int] | None = None,
 ) -> Kernel:
     """`block(x, table, y)` looks up `width` bytes, `single(table, code)` one; entries of `itemsize`
-    bytes, all of them in `table_nbytes`."""
+    bytes, all of them in `table_nbytes`. `some(x, table, y, count)` reads as many as `block`."""
     as_entry = as_u8 if itemsize == 1 else as_f32
     single = single or (_byte if itemsize == 1 else _float)
+
+    @helper
+    def one_by_one(x, table, y, count):  # type: ignore[no-untyped-def]
+        for i in range(count):
+            as_entry(y)[i] = single(table, as_u8(x)[i])
+
+    rest = some or one_by_one
 
     @kernel(
         name,
@@ -132,23 +141,27 @@ def _declare(
     def lookup_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         x = operand(row, X, arena, constants)
         table = operand(row, TABLE, arena, constants)
-        y = operand(row, Y, arena, constants)
         n = row[COUNT]
-        gap = row[Y_STRIDE] - n
         start, stop = share(row[ROWS] * n, thread, threads, GRAIN)
+        if start >= stop:
+            return 0
+        y = operand(row, Y, arena, constants)
+        # what lies between rows of y, from the row of `start` on
+        gap = (row[Y_STRIDE] - n) * itemsize
+        y += start // n * gap
+        end = min(stop, start - start % n + n)
         i = start
         while i < stop:
-            target = y + itemsize * (i // n * gap)
-            end = min(stop, i - i % n + n)
             first = i
             while i < end and first + width <= end:
                 at = min(i, end - width)  # the last block may overlap
-                block(x + at, table, target + itemsize * at)
+                block(x + at, table, y + itemsize * at)
                 i += width
-            while i < end:
-                as_entry(target)[i] = single(table, as_u8(x)[i])
-                i += 1
+            if i < end:
+                rest(x + i, table, y + itemsize * i, end - i)
             i = end
+            end = min(stop, end + n)
+            y += gap
         return 0
 
     return lookup_kernel
@@ -194,7 +207,10 @@ def _eight_floats(x, table, y):  # type: ignore[no-untyped-def]
 
 _VBMI = ("avx512", "avx512vbmi")
 KERNELS = (
-    _declare("lookup_u8_avx512vbmi", "lookup_u8", 64, lookup_u8x64_vbmi, _VBMI),
+    _declare(
+        "lookup_u8_avx512vbmi", "lookup_u8", 64, lookup_u8x64_vbmi, _VBMI,
+        some=lookup_some_u8x64_vbmi,
+    ),
     _declare("lookup_u8_avx512", "lookup_u8", 64, lookup_u8x64_avx512, ("avx512",)),
     _declare("lookup_u8_avx2", "lookup_u8", 32, lookup_u8x32_avx2, ("avx2",)),
     _declare("lookup_u8_sse41", "lookup_u8", 16, lookup_u8x16_sse41, ("sse41",)),

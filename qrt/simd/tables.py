@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from qrt.jit.declare import intrinsic
-from qrt.simd.emit import declared, load, unpack
+from qrt.simd.emit import declared, load, splat, unpack
 
 
 def _emit_segments(builder: Any, table: Any, nbytes: int) -> list[Any]:
@@ -172,6 +172,31 @@ def lookup_u8x64_vbmi(typingctx: Any, x: Any, table: Any, y: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def lookup_some_u8x64_vbmi(typingctx: Any, x: Any, table: Any, y: Any, count: Any) -> Any:
+    """y[i] = table[x[i]] for the first `count` of 64 bytes at x, all of which are read."""
+    from llvmlite import ir
+    from numba import types
+
+    byte, index_type, bit = ir.IntType(8), ir.IntType(32), ir.IntType(1)
+    vector, bits = ir.VectorType(byte, 64), ir.VectorType(bit, 64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        b = builder
+        found = _emit_picks(b, args[1], load(b, args[0], 0, vector))
+        limit = splat(b, b.trunc(args[3], byte), vector)
+        mask = b.icmp_unsigned("<", ir.Constant(vector, list(range(64))), limit)
+        pointer = vector.as_pointer()
+        store = declared(
+            b.module, "llvm.masked.store.v64i8.p0", ir.VoidType(),
+            [vector, pointer, index_type, bits],
+        )  # fmt: skip
+        b.call(store, [found, b.inttoptr(args[2], pointer), ir.Constant(index_type, 1), mask])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic
