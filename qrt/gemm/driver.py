@@ -387,8 +387,7 @@ def row_sums_kernel(row, arena, constants, thread, threads):  # type: ignore[no-
             image, oy, ox = advance(row, 1, image, oy, ox)
             total = 0
             for tap in range(taps):
-                a = as_u8(as_i64(rows + tap * row_step)[0] + as_i64(offsets)[tap])
-                for c in range(channels):
-                    total += a[c]
+                at = as_i64(rows + tap * row_step)[0] + as_i64(offsets)[tap]
+                total += sum_bytes(at, channels)
             y[m] = np.int32(total)
     return 0

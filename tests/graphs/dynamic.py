@@ -33,6 +33,27 @@ def matmul(b: Builder, x: Tensor) -> Tensor | Real:
     return _scaled(b, x, w, "MatMulInteger", (columns,), {})
 
 
+def fused_matmul(b: Builder, x: Tensor) -> Tensor | Real:
+    """com.microsoft DynamicQuantizeMatMul, or DynamicQuantizeLinear and MatMulIntegerToFloat."""
+    columns = draw.integer(b.rng, 1, 20)
+    w = b.weights((x.shape[-1], columns), 1 if draw.chance(b.rng, 0.4) else None)
+    codes, scale, zero = (
+        b.real_constant(array, name)
+        for array, name in ((w.q, "w"), (w.scale, "scale"), (w.zero_point, "zero"))
+    )
+    source = b.dequantize(x)
+    if draw.chance(b.rng, 0.5):
+        operands, op = [source, codes, scale, zero], "DynamicQuantizeMatMul"
+    else:
+        q, x_scale, x_zero = _several(b, "DynamicQuantizeLinear", [source], 3)
+        operands, op = [q, codes, x_scale, scale, x_zero, zero], "MatMulIntegerToFloat"
+    if draw.chance(b.rng, 0.6):
+        bias = b.rng.normal(0, 1, columns).astype(np.float32)
+        operands.append(b.real_constant(bias, "bias"))
+    (y,) = _several(b, op, operands, 1, domain="com.microsoft")
+    return y if draw.chance(b.rng, 0.4) else b.quantize(y)
+
+
 def _scaled(
     b: Builder, x: Tensor, w: Tensor, op: str, bias_shape: tuple[int, ...], attrs: dict[str, Any]
 ) -> Tensor | Real:
@@ -53,11 +74,12 @@ def _scaled(
 
 
 def _several(
-    b: Builder, op: str, operands: list[Real], outputs: int, attrs: dict[str, Any] | None = None
-) -> list[Real]:
-    """Append a node with several outputs, or one that is not float."""
+    b: Builder, op: str, operands: list[Real], outputs: int, attrs: dict[str, Any] | None = None,
+    domain: str = "",
+) -> list[Real]:  # fmt: skip
+    """Append a node with several outputs, or one that is not float, or of another domain."""
     values: Values = [o.value for o in operands]
-    names = b.node_outputs(op, [o.name for o in operands], outputs, **(attrs or {}))
-    result = CONTRACT["", op](b.described(op, attrs or {}), values)
+    names = b.node_outputs(op, [o.name for o in operands], outputs, domain, **(attrs or {}))
+    result = CONTRACT[domain, op](b.described(op, attrs or {}), values)
     found: tuple[Value, ...] = result if isinstance(result, tuple) else (result,)
     return [Real(name, value) for name, value in zip(names, found, strict=True)]

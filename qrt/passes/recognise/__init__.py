@@ -77,8 +77,10 @@ ONNX: dict[str, Recogniser] = {
 
 MICROSOFT: dict[str, Recogniser] = {
     **dict.fromkeys(SPELLINGS, qoperator),
+    "DynamicQuantizeMatMul": dynamic.dynamic_quantize_matmul,
     "GatherBlockQuantized": nbits_gather.gather_block_quantized,
     "Gelu": pointwise.unary,
+    "MatMulIntegerToFloat": dynamic.matmul_integer_to_float,
     "MatMulNBits": nbits.matmul_nbits,
 }
 

@@ -131,6 +131,72 @@ def matmul_integer(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     return _sums(walk, node, views, "MatMul", weights, shape[-1], shape[-2], {})
 
 
+def matmul_integer_to_float(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
+    """com.microsoft MatMulIntegerToFloat: a, b, a_scale, b_scale, a_zp, b_zp, float bias."""
+    AttrReader(node).done()
+    a, b, a_scale, b_scale, a_zero, b_zero, bias = (node.input(i) for i in range(7))
+    plain = _like(node, "MatMulInteger", [a, b, a_zero, b_zero])
+    sums = matmul_integer(walk, plain, views[:2])
+    return _to_float(walk, sums, a_scale, b_scale, bias)
+
+
+def dynamic_quantize_matmul(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
+    """com.microsoft DynamicQuantizeMatMul: float a, b, b_scale, b_zp, float bias."""
+    AttrReader(node).done()
+    a, b, b_scale, b_zero, bias = (node.input(i) for i in range(5))
+    assert a is not None and views[0] is not None
+    for constant in (b, b_scale, *(v for v in (b_zero, bias) if v is not None)):
+        if walk.array(constant) is None:
+            return "only its left operand may be computed"
+    source = walk.real(views[0], a)
+    if source not in walk.dynamic:
+        names = [walk.fresh_name(a.name) for _ in range(3)]
+        made = [
+            Value(names[0], U8, a.shape), Value(names[1], F32, ()), Value(names[2], U8, ())
+        ]  # fmt: skip
+        quantize = _like(node, "DynamicQuantizeLinear", [source])
+        quantize.outputs, quantize.version = made, 11
+        walk.append(quantize)
+        walk.dynamic[source] = made
+    q, x_scale, zero = walk.dynamic[source]
+    plain = _like(node, "MatMulInteger", [q, b, zero, b_zero])
+    sums = matmul_integer(walk, plain, [walk.view(q), views[1]])
+    return _to_float(walk, sums, x_scale, b_scale, bias)
+
+
+def _like(node: Node, op: str, inputs: list[Value | None]) -> Node:
+    """The part `op` of `node`."""
+    return Node(
+        op, inputs, node.outputs, {}, "", node.name, node.index, 10,
+        (node.name or f"{node.op}#{node.index}",), onnx_op=node.op,
+    )  # fmt: skip
+
+
+def _to_float(
+    walk: Walk, sums: Outcome, x_scale: Value | None, w_scale: Value | None, bias: Value | None
+) -> Outcome:
+    """float32(sums) * (x_scale * w_scale) + bias; all but x_scale are constants."""
+    if not isinstance(sums, Sums):
+        return sums
+    factor, offsets = walk.array(w_scale), walk.array(bias)
+    if factor is None or (bias is not None and offsets is None):
+        return "the scale of its weights or its bias is computed while the model runs"
+    for constant in (factor, offsets):
+        if constant is not None and constant.size not in (1, sums.channels):
+            return f"{constant.size} scales or biases for {sums.channels} columns"
+    known = walk.array(x_scale)
+    if known is not None:
+        if known.size != 1:
+            return "the scale of its left operand differs from row to row"
+        factor, x_scale = np.asarray(known.reshape(()) * factor, F32), None
+    elif x_scale is None or x_scale.shape not in ((), (1,)):
+        return "the scale of its left operand may be one per row"
+    factor = factor.reshape(()) if factor.size == 1 else factor.reshape(-1)
+    if offsets is not None:
+        offsets = offsets.reshape(-1)
+    return replace(sums, is_float=True, x_scale=x_scale, scale=factor, bias=offsets)
+
+
 def _sums(
     walk: Walk,
     node: Node,

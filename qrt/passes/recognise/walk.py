@@ -44,6 +44,8 @@ class Walk:
         self.uses: Counter[Value] = Counter((*reads, *graph.outputs))
         # what products made of constants that are not dequantized: shared weights stay shared
         self.weights: dict[tuple[Value, bytes, int], Any] = {}
+        # codes, scale and zero point that DynamicQuantizeLinear makes of a tensor
+        self.dynamic: dict[Value, list[Value]] = {}
 
     # reading -------------------------------------------------------------------------------
 
