@@ -116,10 +116,12 @@ def _folded() -> set[str]:
 
 
 def _dialects(domain: str, op: str) -> tuple[str, ...]:
-    from qrt.passes.recognise import ONNX
+    from qrt.passes.recognise import DYNAMIC, ONNX
     from qrt.passes.spellings import SPELLINGS
 
     if domain or op not in ONNX:
         return ()
+    if op in DYNAMIC:
+        return ("dynamic",)
     spelled = [name for name, spelling in SPELLINGS.items() if spelling.op == op]
     return ("QDQ", *sorted(spelled))

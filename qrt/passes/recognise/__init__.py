@@ -44,24 +44,30 @@ def _identity(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     return views[0]
 
 
+# whose scales the data says
+DYNAMIC: dict[str, Recogniser] = {
+    "Cast": dynamic.cast,
+    "ConvInteger": dynamic.conv_integer,
+    "DynamicQuantizeLinear": dynamic.dynamic_quantize_linear,
+    "MatMulInteger": dynamic.matmul_integer,
+}
+
 ONNX: dict[str, Recogniser] = {
+    **DYNAMIC,
     **dict.fromkeys(functions.UNARY, pointwise.unary),
     **dict.fromkeys(SEVERAL, pointwise.binary),
     **dict.fromkeys(MOVEMENTS, movement.move),
     "AveragePool": pools.average_pool,
     "BatchNormalization": products.batchnorm,
-    "Cast": dynamic.cast,
     "Clip": pointwise.clip,
     "Concat": concat.concat,
     "Conv": products.conv,
-    "ConvInteger": dynamic.conv_integer,
     "DequantizeLinear": linear.dequantize_linear,
     "Gather": nbits_gather.gather,
     "Gemm": products.gemm,
     "GlobalAveragePool": pools.global_average_pool,
     "Identity": _identity,
     "MatMul": products.matmul,
-    "MatMulInteger": dynamic.matmul_integer,
     "QLinearConv": qoperator,
     "QLinearMatMul": qoperator,
     "QuantizeLinear": linear.quantize_linear,

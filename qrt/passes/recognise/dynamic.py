@@ -99,6 +99,11 @@ class Sums(View):
         return replace(self, nodes=(*self.nodes, node), **changes)
 
 
+def dynamic_quantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
+    """It reads floats, whatever made them: the machine's operator is ONNX's."""
+    return ""
+
+
 def conv_integer(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     """ConvInteger (opset 10): one to three spatial axes, constant weights."""
     w = walk.array(node.input(1))
