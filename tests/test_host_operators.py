@@ -101,7 +101,7 @@ MODELS: dict[str, onnx.ModelProto] = {
     "one number": small(node("Sinh", "x", "y"), inputs=[tensor_info("x", ())]),
     "float16": small(node("Softmax", "x", "y"), inputs=[tensor_info("x", (2, 3), 10)]),
     "spatial axes": small(
-        node("MaxPool", "x", "a", kernel_shape=[2, 2, 2]), node("Neg", "a", "y"),
+        node("AveragePool", "x", "a", kernel_shape=[2, 2, 2]), node("Neg", "a", "y"),
         inputs=[tensor_info("x", (1, 3, 4, 4, 4))],
     ),
 }  # fmt: skip

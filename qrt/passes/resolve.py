@@ -1,9 +1,9 @@
 """Operators that turn into simpler ones once their input's shape is known.
 
-Conv with auto_pad = Conv with pads; Conv over three axes = over two (`conv3d`); GlobalMaxPool =
-MaxPool over all of it; Mean = Sum / count; a product whose bias differs from row to row = one
-product per row; one whose sums may pass int32 is float (`deep_products`); attention and kin are
-written out (`expand`).
+Conv with auto_pad = Conv with pads; Conv over three axes = over two (`conv3d`), MaxPool too
+(`max_pool3d`); GlobalMaxPool = MaxPool over all of it; Mean = Sum / count; a product whose bias
+differs from row to row = one product per row; one whose sums may pass int32 is float
+(`deep_products`); attention and kin are written out (`expand`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from qrt.ops.windows import resolve as resolve_windows
 from qrt.passes.conv3d import unfold_depth
 from qrt.passes.deep_products import float_deep_product
 from qrt.passes.expand import EXPANSIONS
+from qrt.passes.max_pool3d import split_depth
 from qrt.quant.affine import Array
 
 
@@ -40,7 +41,14 @@ def _conv(node: Node) -> list[Node]:
 def _global_max_pool(node: Node) -> list[Node]:
     attrs = {"kernel_shape": list(node.required(0).static_shape[2:])}
     domain = "qrt" if node.required(0).dtype == np.uint8 else ""
-    return [_like(node, "MaxPool", node.inputs, node.outputs, attrs, domain)]
+    return _max_pool(_like(node, "MaxPool", node.inputs, node.outputs, attrs, domain))
+
+
+def _max_pool(node: Node) -> list[Node]:
+    """Three axes become two, where kernels take the type and nobody asks for indices."""
+    spatial = len(node.required(0).static_shape) - 2
+    fits = len(node.outputs) == 1 and node.required(0).dtype in (np.uint8, np.float32)
+    return split_depth(node) if fits and spatial == len(node.attrs["kernel_shape"]) == 3 else [node]
 
 
 def _rows(node: Node) -> list[Node]:
@@ -93,12 +101,10 @@ def _like(
 
 
 def _mean(node: Node) -> list[Node]:
-    """Mean = Sum / count, of float32 tensors that broadcast."""
+    """Mean = Sum / count, of tensors that broadcast."""
     x, y = node.required(0), node.outputs[0]
-    if x.dtype != np.float32:
-        return [node]
     total = Value(f"{y.name}/sum", y.dtype)
-    count = _constant(f"{y.name}/count", np.array(len(node.inputs), np.float32))
+    count = _constant(f"{y.name}/count", np.array(len(node.inputs), x.dtype))
     return [
         _like(node, "Sum", node.inputs, [total]),
         _like(node, "Div", [total, count], [y]),
@@ -108,7 +114,9 @@ def _mean(node: Node) -> list[Node]:
 REWRITES: dict[tuple[str, str], Callable[[Node], list[Node]]] = {
     **EXPANSIONS,
     ("", "GlobalMaxPool"): _global_max_pool,
+    ("", "MaxPool"): _max_pool,
     ("", "Mean"): _mean,
     ("qrt", "Conv"): _conv,
     ("qrt", "MatMul"): _rows,
+    ("qrt", "MaxPool"): _max_pool,
 }
