@@ -129,12 +129,13 @@ kernel_harness.feature_levels = lambda: ["portable", ""]  # rows that need nothi
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out rows of tables that an older CPU ran, or that are not of AArch64."""
+    """Leave out rows of tables that an older CPU ran, or that are not of AArch64, and sessions."""
     dropped = []
     for item in items:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         rows = [value.features for value in parameters if hasattr(value, "features")]
-        if any(oldest_level(features) not in (LEVEL, "portable") for features in rows):
+        older = any(oldest_level(features) not in (LEVEL, "portable") for features in rows)
+        if older or item.get_closest_marker("session"):
             dropped.append(item)
     config.hook.pytest_deselected(items=dropped)
     items[:] = [item for item in items if item not in dropped]

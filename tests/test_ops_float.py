@@ -144,6 +144,25 @@ def test_layer_normalization() -> None:
                 )  # fmt: skip
 
 
+def test_rms_normalization() -> None:
+    """x / sqrt(mean(x**2) + epsilon) * scale, in float64."""
+    rng = np.random.default_rng(5)
+    with Cases("RMSNormalization") as cases:
+        for shape, axis in (((2, 5, 768), -1), ((3, 7), 1), ((2, 3, 4, 5), 2), ((0, 8), -1)):
+            x = (rng.standard_normal(shape) * 3 + 1).astype(np.float32)
+            scale = rng.standard_normal(shape[axis:]).astype(np.float32)
+            axes = tuple(range(axis % len(shape), len(shape)))
+            squares = (x.astype(np.float64) ** 2).mean(axis=axes, keepdims=True)
+            want = (x / np.sqrt(squares + 0.25) * scale).astype(np.float32)
+            values = [new_value("x", x.dtype, shape), constant(scale)]
+            attrs = {"axis": axis, "epsilon": 0.25}
+            node = Node("RMSNormalization", values, [new_value("y", x.dtype)], attrs, version=23)
+            cases.node(
+                (shape, axis), layer_normalization.SPECS[1], node, [x, scale],
+                [want], within(2e-6, 2e-6),
+            )  # fmt: skip
+
+
 def test_cast() -> None:
     rng = np.random.default_rng(3)
     codes = {name: code for code, name in cast.DTYPES.items()}

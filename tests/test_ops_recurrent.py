@@ -170,6 +170,7 @@ def _model(
     return model.SerializeToString(), feeds
 
 
+@pytest.mark.session
 @pytest.mark.parametrize("op", GATES)
 def test_onnxruntime_agrees(op: str) -> None:
     outputs = 3 if op == "LSTM" else 2
@@ -298,6 +299,7 @@ def _dynamic_by_hand(node: Node, arrays: list[Any]) -> list[Array]:
     return [v.astype(np.float32) for v in (y, *ends)]
 
 
+@pytest.mark.session
 def test_onnxruntime_agrees_on_the_dynamic_lstm() -> None:
     from bench.zoo_recurrent import STEPS, WIDTH, lstm_dynamic
 
