@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,8 @@ from qrt.errors import (
     QrtError,
     StepLimitError,
 )
-from tests.test_stages import X, loop, parsed
+from tests.test_bad_models import damage
+from tests.test_stages import X, loop, parsed, random_stages
 
 HUGE = np.array([2**40, 2**40], np.int64)
 
@@ -219,3 +223,41 @@ def test_inputs_of_unknown_rank() -> None:
         at, shape = session.run(None, {"x": x})
         np.testing.assert_array_equal(at, np.array(np.nonzero(np.maximum(x, 0))))
         assert shape.tolist() == list(x.shape)
+
+
+def test_damaged_stages_give_a_result_or_a_qrt_error() -> None:
+    """Random graphs of stages with one field changed, or some bytes."""
+    outcomes: Counter[str] = Counter()
+    for seed in range(400):
+        rng = np.random.default_rng((seed, 5))
+        model = random_stages(rng) if rng.random() < 0.7 else loop()
+        if rng.random() < 0.75:
+            with contextlib.suppress(ValueError):  # a number that the field does not hold
+                damage(rng, SimpleNamespace(graph=_any_graph(rng, model.graph)))
+            data = model.SerializeToString()
+        else:
+            changed = bytearray(model.SerializeToString())
+            changed[int(rng.integers(len(changed)))] = int(rng.integers(256))
+            data = bytes(changed)
+        try:
+            session = qrt.load(data, max_steps=1000, max_bytes=2**26)
+            feeds = {}
+            for argument in session.get_inputs():
+                dims = [d if isinstance(d, int) else 2 for d in argument.dims or (2, 2)]
+                feeds[argument.name] = np.ones(dims, argument.dtype or np.float32)
+            session.run(None, feeds)
+            outcomes["runs"] += 1
+        except QrtError as error:
+            outcomes[type(error).__name__] += 1
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {onnx.printer.to_text(model)}") from error
+    print(f"\ndamaged stages: {dict(outcomes)}")
+    assert outcomes["runs"] > 40 and outcomes["ModelError"] > 100
+
+
+def _any_graph(rng: np.random.Generator, graph: onnx.GraphProto) -> onnx.GraphProto:
+    """The graph, or now and then one of its subgraphs."""
+    inner = [a.g for n in graph.node for a in n.attribute if a.HasField("g") and a.g.node]
+    if inner and rng.random() < 0.5:
+        return _any_graph(rng, inner[int(rng.integers(len(inner)))])
+    return graph

@@ -35,6 +35,9 @@ def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
     axis = parse(node)
     first = node.required(0)
     shapes = [node.required(i).static_shape for i in range(len(node.inputs))]
+    dtypes = [node.required(i).dtype for i in range(len(node.inputs))]
+    if any(dtype != dtypes[0] for dtype in dtypes):
+        raise ModelError(f"inputs must have the same type, got {list(map(str, dtypes))}")
     for shape in shapes[1:]:
         if len(shape) != len(shapes[0]) or any(
             n != m for a, (n, m) in enumerate(zip(shape, shapes[0], strict=True)) if a != axis

@@ -104,9 +104,17 @@ def _range(node: Node, inputs: Inputs) -> Array | None:
     return np.asarray(start + np.arange(count).astype(start.dtype) * delta, start.dtype)
 
 
+def cast_dtype(node: Node) -> np.dtype[Any] | None:
+    """What Cast makes; None where `to` names no type, which its `infer` refuses."""
+    to = int(node.attrs["to"])
+    known = to != onnx.TensorProto.UNDEFINED and to in onnx.TensorProto.DataType.values()
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to)) if known else None
+
+
 def _cast(node: Node, inputs: Inputs) -> Array | None:
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(node.attrs["to"])))
-    x = _first(inputs)
+    dtype, x = cast_dtype(node), _first(inputs)
+    if dtype is None:
+        return None
     plain = x.dtype.kind in "iufb" and dtype.kind in "iufb"
     return x.astype(dtype) if plain else None
 

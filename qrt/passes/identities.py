@@ -6,9 +6,8 @@ of one tensor is that tensor.
 
 from __future__ import annotations
 
-import onnx
-
 from qrt.ir import Graph, Node, Value
+from qrt.passes.arithmetic import cast_dtype
 
 SINGLE = ("Sum", "Max", "Min", "Mean", "Concat")
 
@@ -38,6 +37,6 @@ def _is_identity(node: Node) -> bool:
         idle = training is None or (training.data is not None and not training.data.any())
         return idle and len(node.outputs) == 1
     if node.op == "Cast":
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(int(node.attrs["to"]))
-        return node.required(0).dtype == dtype
+        dtype = cast_dtype(node)
+        return dtype is not None and node.required(0).dtype == dtype
     return node.op == "Identity"
