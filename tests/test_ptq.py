@@ -10,10 +10,12 @@ import onnx
 import pytest
 from cli_harness import DATA, qrt_command
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import qrt
 from qrt.errors import InputError, ModelError, QrtError, QuantizationError
 from qrt.ptq.config import PRESETS, Grid, QuantConfig, Rule
+from qrt.ptq.moments import rows_of
 from qrt.ptq.observers import BINS, OBSERVERS, Histogram
 from qrt.ptq.prepare import prepare
 from qrt.ptq.sizes import model_size
@@ -131,6 +133,43 @@ def test_better_methods_have_smaller_errors() -> None:
     assert error("hqq", False) < 1.2 * error("rtn", False)
 
 
+def test_patches_are_what_a_convolution_multiplies() -> None:
+    rng = np.random.default_rng(4)
+    for attrs, groups, width in (
+        ({"pads": [1, 0, 2, 1], "strides": [2, 1]}, 1, 6),
+        ({"dilations": [2, 1], "group": 2}, 2, 6),
+        ({"auto_pad": "SAME_UPPER", "strides": [2, 2], "group": 6}, 6, 6),
+        ({"auto_pad": "SAME_LOWER"}, 1, 6),
+    ):
+        w = rng.standard_normal((6, width // groups, 3, 2)).astype(np.float32)
+        x = rng.standard_normal((2, width, 7, 8)).astype(np.float32)
+        node = helper.make_node("Conv", ["x", "w"], ["y"], **attrs)
+        rows = rows_of(node, x.astype(np.float64), w)
+        assert rows is not None
+        y = np.einsum("gmk,gok->gom", rows, w.reshape(groups, 6 // groups, -1))
+        ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in "xwy"]
+        model = helper.make_model(helper.make_graph([node], "g", ends[:2], ends[2:]))
+        (want,) = ReferenceEvaluator(model).run(None, {"x": x, "w": w})
+        got = y.reshape(6, 2, -1).swapaxes(0, 1).reshape(want.shape)
+        assert np.allclose(got, want, atol=1e-4)
+
+
+def test_bias_correction_takes_the_shift_out() -> None:
+    rng = np.random.default_rng(5)
+    w = rng.standard_normal((64, 8)).astype(np.float32)
+    model = _linear(w)
+    model.graph.node[0].op_type = "Gemm"  # which has room for a bias
+    x = (rng.standard_normal((200, 64)) + 3).astype(np.float32)
+    want = (x @ w).mean(axis=0)
+
+    def shift(**options: Any) -> float:
+        grid = Grid(bits=4, signed=True, symmetric=True, granularity="per_channel")
+        made = qrt.quantize_static(model, x, QuantConfig(weights=grid, **options))
+        return float(np.abs(qrt.load(made).run(None, {"x": x})[0].mean(axis=0) - want).max())
+
+    assert shift(bias_correction=True) < 0.1 * shift()
+
+
 def test_batchnorm_goes_into_the_weights() -> None:
     rng = np.random.default_rng(1)
     arrays = {
@@ -150,8 +189,8 @@ def test_batchnorm_goes_into_the_weights() -> None:
     folded = prepare(model).model()
     assert [node.op_type for node in folded.graph.node] == ["Conv"]
     x = rng.standard_normal((1, 3, 8, 8)).astype(np.float32)
-    want = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x})[0]
-    got = onnx.reference.ReferenceEvaluator(folded).run(None, {"x": x})[0]
+    want = ReferenceEvaluator(model).run(None, {"x": x})[0]
+    got = ReferenceEvaluator(folded).run(None, {"x": x})[0]
     assert np.allclose(got, want, rtol=1e-4, atol=1e-4)
 
 

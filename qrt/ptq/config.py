@@ -12,6 +12,7 @@ from qrt.ptq.observers import OBSERVERS
 
 GRANULARITIES = ("per_tensor", "per_channel", "per_block")
 FORMATS = ("qdq", "qoperator")
+ROUNDINGS = ("nearest", "gptq")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class QuantConfig:
     `tensors` gives single activations a grid by name. `op_types` are the operators to quantize
     (None: all that the backend runs in integers). `quantize_outputs` also quantizes what products
     give as graph outputs, which is otherwise left in float.
+
+    `rounding` of weights is "nearest", or "gptq": one input after the other, each making up for the
+    errors before it on the calibration data. `bias_correction` takes from each bias what rounding
+    adds to the layer's mean on these data (Nagel et al. 2019, section 4.2).
     """
 
     activations: Grid = ACTIVATIONS
@@ -71,6 +76,8 @@ class QuantConfig:
     format: str = "qdq"
     backend: str = "qrt"
     quantize_outputs: bool = False
+    rounding: str = "nearest"
+    bias_correction: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -92,10 +99,12 @@ _S8 = Grid(signed=True, symmetric=True)
 PRESETS: dict[str, QuantConfig] = {
     # uint8 activations, int8 weights per channel, ranges as seen
     "static": QuantConfig(),
-    # what VNNI multiplies, ranges by least squared error
-    "x86": QuantConfig(activations=Grid(observer="mse")),
+    # what VNNI multiplies, weights rounded by the data
+    "x86": QuantConfig(rounding="gptq", bias_correction=True),
     # signed and symmetric, what NEON's dot products take
-    "arm": QuantConfig(activations=replace(_S8, observer="mse")),
+    "arm": QuantConfig(
+        activations=replace(_S8, observer="mse"), rounding="gptq", bias_correction=True
+    ),
     "int16": QuantConfig(activations=Grid(bits=16)),
 }
 

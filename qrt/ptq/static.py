@@ -22,9 +22,11 @@ from qrt.ptq.backends import BOUNDED, CLAMPS, MOVEMENT, PRODUCTS, backend_of
 from qrt.ptq.calibrate import Runner, feeds_of, observe
 from qrt.ptq.config import Grid, QuantConfig, config_of
 from qrt.ptq.draft import Draft, Model, attributes, label
+from qrt.ptq.gptq import gptq
+from qrt.ptq.moments import Moments, collect
 from qrt.ptq.observers import Observer
 from qrt.ptq.prepare import prepare
-from qrt.quant.affine import Array, quantize
+from qrt.quant.affine import Array, dequantize, quantize
 from qrt.quant.choose import choose_qparams, qparams_of_ranges
 
 OPSET, WIDE_OPSET = 13, 21  # per channel; 16 bits and blocks
@@ -73,8 +75,15 @@ def quantize_static(
         for name, grid in plan.grids.items()
         if name not in plan.shared and name not in plan.bounded
     }
+    needs_moments = chosen.bias_correction or chosen.rounding != "nearest"
+    if needs_moments:
+        data = list(feeds_of(data, draft.inputs))  # an iterator would be used up
     observers = observe(draft, kinds, feeds_of(data, draft.inputs), runner, progress)
-    return insert(draft, plan, chosen, activation_qparams(plan, observers))
+    moments: dict[str, Moments] = {}
+    if needs_moments:
+        products = [n for n in plan.nodes if n.op_type in PRODUCTS and n.input[1] in draft.arrays]
+        moments = collect(draft, products, feeds_of(data, draft.inputs), runner)
+    return insert(draft, plan, chosen, activation_qparams(plan, observers), moments)
 
 
 def make_plan(draft: Draft, config: QuantConfig) -> Plan:
@@ -161,9 +170,13 @@ def activation_qparams(plan: Plan, observers: Mapping[str, Observer]) -> dict[st
 
 
 def insert(
-    draft: Draft, plan: Plan, config: QuantConfig, qparams: Mapping[str, QParams]
+    draft: Draft,
+    plan: Plan,
+    config: QuantConfig,
+    qparams: Mapping[str, QParams],
+    moments: Mapping[str, Moments],
 ) -> onnx.ModelProto:
-    """Write the scales into the model."""
+    """Write the scales into the model. `moments` are of products, by output, where they count."""
     planned = {id(node) for node in plan.nodes}
     real: dict[str, str] = {}  # tensor: its dequantized form
     weights: dict[tuple[str, int, bytes], str] = {}
@@ -181,14 +194,15 @@ def insert(
             q = choose_qparams(draft.arrays[name], plan.grids[name].bits,
                                signed=plan.grids[name].signed,
                                symmetric=plan.grids[name].symmetric)  # fmt: skip
-            real[name] = dequantized(draft, made, name, draft.arrays[name], q)
+            codes = quantize(draft.arrays[name], q)
+            real[name] = dequantized(draft, made, name, codes, q)
     for value in draft.inputs:
         if value.name in plan.grids:
             pair(value.name)
     outputs = draft.outputs
     for node in draft.nodes:
         if id(node) in planned and node.op_type in PRODUCTS:
-            _quantize_weights(draft, made, node, plan, config, qparams, weights)
+            _quantize_weights(draft, made, node, plan, config, qparams, moments, weights)
         for i, name in enumerate(node.input):
             node.input[i] = real.get(name, name)
         kept = {}
@@ -226,10 +240,10 @@ def _parts(draft: Draft, name: str, q: QParams) -> list[str]:
 
 
 def dequantized(
-    draft: Draft, made: list[onnx.NodeProto], name: str, array: Array, q: QParams
+    draft: Draft, made: list[onnx.NodeProto], name: str, codes: Array, q: QParams
 ) -> str:
-    """`array` stored as integers behind a DequantizeLinear; the name of the real tensor."""
-    stored = draft.constant(f"{name}_quantized", quantize(array, q))
+    """Integers behind a DequantizeLinear; the name of the real tensor."""
+    stored = draft.constant(f"{name}_quantized", codes)
     out = draft.fresh(f"{name}_dequantized")
     attrs: dict[str, Any] = {} if q.axis is None else {"axis": q.axis}
     if q.block_size is not None:
@@ -245,6 +259,7 @@ def _quantize_weights(
     plan: Plan,
     config: QuantConfig,
     qparams: Mapping[str, QParams],
+    moments: Mapping[str, Moments],
     done: dict[tuple[str, int, bytes], str],
 ) -> None:
     """Weights and bias of a product, in its inputs 1 and 2."""
@@ -262,9 +277,15 @@ def _quantize_weights(
         least = np.abs(bias).astype(np.float64) / (float(x.scale) * MAX_BIAS)
         scale = np.maximum(q.scale, least if q.scale.ndim else least.max(initial=0))
         q = replace(q, scale=np.asarray(scale, np.float32))
-    key = (name, axis, q.scale.tobytes())
+    seen = moments.get(node.output[0])
+    codes = quantize(array, q)
+    if seen is not None and config.rounding == "gptq" and q.block_size is None:
+        codes = _rounded_by_data(array, q, axis, seen)
+    if seen is not None and config.bias_correction:
+        bias = _corrected_bias(draft, node, array, dequantize(codes, q), axis, bias, seen)
+    key = (name, axis, q.scale.tobytes() + codes.tobytes())
     if key not in done:
-        done[key] = dequantized(draft, made, name, array, q)
+        done[key] = dequantized(draft, made, name, codes, q)
     node.input[1] = done[key]
     if bias is None or q.block_size is not None:
         return
@@ -280,6 +301,57 @@ def _quantize_weights(
     attrs: dict[str, Any] = {"axis": 0} if scale.ndim else {}
     made.append(draft.node("DequantizeLinear", [stored, *parts], [out], **attrs))
     node.input[2] = out
+
+
+def _rounded_by_data(array: Array, q: QParams, axis: int, seen: Moments) -> Array:
+    """Codes of weights by GPTQ, group by group."""
+    rows = _rows(array, axis)
+    along = replace(q, axis=0 if q.axis is not None else None)
+    groups = len(seen.squares)
+    each = len(rows) // groups
+    parts = []
+    for group, part in enumerate(rows.reshape(groups, each, -1)):
+        own = slice(group * each, (group + 1) * each)
+        grid = along
+        if along.axis is not None:
+            grid = replace(along, scale=q.scale[own], zero_point=q.zero_point[own])
+        parts.append(gptq(part, grid, seen.squares[group]))
+    codes = np.concatenate(parts)
+    turned: Array = codes.reshape(array.shape) if axis == 0 else codes.T
+    return np.ascontiguousarray(turned)
+
+
+def _corrected_bias(
+    draft: Draft,
+    node: onnx.NodeProto,
+    array: Array,
+    back: Array,
+    axis: int,
+    bias: Array | None,
+    seen: Moments,
+) -> Array | None:
+    """The bias less what the weights' errors add to the mean of each output; the node gets it."""
+    has_other = len(node.input) > 2 and node.input[2] and bias is None
+    if has_other or node.op_type == "MatMul":
+        return bias  # one that is not understood, or nowhere to put it
+    rows = _rows(back.astype(np.float64) - array, axis)
+    groups = len(seen.mean)
+    error = np.einsum("gok,gk->go", rows.reshape(groups, len(rows) // groups, -1), seen.mean)
+    old = np.zeros(len(rows)) if bias is None else bias.astype(np.float64)
+    corrected = (old - error.reshape(-1)).astype(np.float32)
+    name = draft.constant(f"{node.output[0]}_corrected_bias", corrected)
+    if len(node.input) > 2:
+        node.input[2] = name
+    else:
+        node.input.append(name)
+    found: Array = corrected
+    return found
+
+
+def _rows(array: Array, axis: int) -> Array:
+    """Weights as (outputs, k)."""
+    rows: Array = array.reshape(len(array), -1) if axis == 0 else array.T
+    return rows
 
 
 def _constant_bias(draft: Draft, node: onnx.NodeProto) -> Array | None:

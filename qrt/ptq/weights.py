@@ -18,8 +18,10 @@ import onnx
 
 from qrt.errors import QuantizationError
 from qrt.ir import QParams
-from qrt.ptq.calibrate import Runner, feeds_of, with_outputs
+from qrt.ptq.calibrate import Runner, feeds_of
 from qrt.ptq.draft import Draft, Model, attributes
+from qrt.ptq.gptq import gptq
+from qrt.ptq.moments import collect
 from qrt.ptq.prepare import prepare
 from qrt.quant.affine import Array, dequantize, quantize, spread_over
 from qrt.quant.choose import choose_qparams
@@ -30,7 +32,6 @@ FORMS = ("blocked", "matmulnbits")
 BITS = (2, 4, 8)
 MSE_STEPS = 40
 HQQ_ROUNDS, HQQ_P, HQQ_BETA, HQQ_GROWTH = 20, 0.7, 10.0, 1.01  # the authors' own
-DAMPING = 0.01  # of the mean diagonal, added to it
 
 
 def quantize_weights(
@@ -67,7 +68,11 @@ def quantize_weights(
         raise QuantizationError(
             "nothing to quantize: the model has no MatMul, Gemm or Conv with constant weights"
         )
-    moments = _moments(draft, products, data, runner) if method == "gptq" else {}
+    moments: dict[str, Array] = {}
+    if method == "gptq":
+        nodes = [n for n in draft.nodes if n.output[0] in products and n.op_type != "Conv"]
+        found = collect(draft, nodes, feeds_of(data, draft.inputs), runner)
+        moments = {name: entry.squares[0] for name, entry in found.items()}
     made: list[onnx.NodeProto] = []
     done: dict[tuple[str, bool], str] = {}
     for node in draft.nodes:
@@ -195,55 +200,6 @@ METHODS: dict[str, Callable[[Array, int, int, bool], QParams]] = {
     "mse": _mse,
     "hqq": _hqq,
 }
-
-
-def gptq(rows: Array, grid: QParams, moment: Array) -> Array:
-    """Codes of `rows` (outputs, summed) on `grid`, each column's error spread over those after it.
-
-    `moment` is x^T x (summed, summed) of the inputs.
-    """
-    n = rows.shape[1]
-    hessian = moment.astype(np.float64).copy()
-    diagonal = np.diagonal(hessian)
-    hessian += np.eye(n) * max(DAMPING * diagonal.mean(), 1e-8)
-    inverse = np.linalg.cholesky(np.linalg.inv(hessian)).T  # upper
-    w = rows.astype(np.float64).copy()
-    scale = spread_over(grid.scale, rows.shape, grid).astype(np.float64)
-    zero = spread_over(grid.zero_point, rows.shape, grid).astype(np.float64)
-    zero = np.broadcast_to(zero, rows.shape)
-    q = np.zeros(rows.shape, grid.dtype)
-    for column in range(n):
-        codes = np.rint(w[:, column] / scale[:, column]) + zero[:, column]
-        codes = np.clip(codes, grid.qmin, grid.qmax)
-        q[:, column] = codes.astype(grid.dtype)
-        back = (codes - zero[:, column]) * scale[:, column]
-        error = (w[:, column] - back) / inverse[column, column]
-        w[:, column + 1 :] -= np.outer(error, inverse[column, column + 1 :])
-    return q
-
-
-def _moments(
-    draft: Draft, products: dict[str, Array], data: Any, runner: Runner
-) -> dict[str, Array]:
-    """x^T x of every MatMul and Gemm, summed over the data."""
-    nodes = [n for n in draft.nodes if n.output[0] in products and n.op_type != "Conv"]
-    names = list(dict.fromkeys(node.input[0] for node in nodes))
-    sums: dict[str, Array] = {}
-    count = 0
-    if names:
-        run = runner(with_outputs(draft, names))
-        for feeds in feeds_of(data, draft.inputs):
-            for name, x in zip(names, run(feeds), strict=True):
-                flat = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
-                sums[name] = sums.get(name, 0) + flat.T @ flat
-            count += 1
-        if not count:
-            raise QuantizationError("the calibration data are empty: give at least one sample")
-    found = {}
-    for node in nodes:
-        if not attributes(node).get("transA", 0):
-            found[node.output[0]] = sums[node.input[0]]
-    return found
 
 
 def _blocked(
