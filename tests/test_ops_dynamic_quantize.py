@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from kernel_harness import new_value
 from operator_cases import NHWC, Cases, onnx_outputs
@@ -59,3 +61,32 @@ def test_zeros_have_a_scale_of_one() -> None:
             node = Node("DynamicQuantizeLinear", [new_value("x", x.dtype, x.shape)], outs)
             want = [np.zeros(n, np.uint8), np.asarray(np.float32(1)), np.asarray(np.uint8(0))]
             cases.node(n, dynamic_quantize.SPEC, node, [x], want)
+
+
+def test_clipped() -> None:
+    """DynamicQuantize is DynamicQuantizeLinear of what Clip gives: NaN and infinities too."""
+    rng = np.random.default_rng(5)
+    limits = ((0, np.inf), (0, 6), (-1, 1), (-0.37, 2.9), (-np.inf, 0), (0, 0), (-3.4e38, 3.4e38))
+    hostile = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 1e-42, 3e38, -3e38], np.float32)
+    with Cases("DynamicQuantize") as cases:
+        for (low, high), n, spread in product(limits, (1, 3, 40, 33_000), (0.3, 2.0, 9.0, 1e30)):
+            low, high = np.float32(low), np.float32(high)
+            x = (rng.standard_normal(n) * spread).astype(np.float32)
+            if n == 40 and np.isfinite([low, high]).all():
+                x[rng.integers(0, n, 8)] = hostile
+            outs = [new_value(name, np.uint8) for name in "yst"]
+            attrs = {"low": low, "high": high}
+            node = Node("DynamicQuantize", [new_value("x", x.dtype, x.shape)], outs, attrs, "qrt")
+            clipped = np.clip(x, low, high)
+            finite = clipped[~np.isnan(clipped)]
+            least = np.float32(min(0, finite.min(initial=0)))
+            most = np.float32(max(0, finite.max(initial=0)))
+            with np.errstate(all="ignore"):
+                scale = np.float32((most - least) / np.float32(255))
+                scale = scale if most > least else np.float32(1)
+                zero = np.rint(-least / scale)
+                steps = np.rint(clipped / scale)
+            codes = np.clip(np.where(np.isnan(steps), -zero, steps) + zero, 0, 255)
+            want = [codes.astype(np.uint8), np.asarray(scale), np.asarray(zero, np.uint8)]
+            spec = dynamic_quantize.CLIPPED_SPEC
+            cases.node((low, high, n, spread), spec, node, [x], want)

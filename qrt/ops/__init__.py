@@ -66,6 +66,7 @@ _SPECS: tuple[OpSpec, ...] = (
     quantized_softmax.SPEC,
     resize.SPEC,
     dynamic_quantize.SPEC,
+    dynamic_quantize.CLIPPED_SPEC,
     # movement
     copy.SPEC,
     transpose.SPEC,

@@ -2,9 +2,12 @@
 
 low = min(0, x), high = max(0, x); scale = (high - low) / 255; zero_point = round_half_even(-low /
 scale); y = clamp(round_half_even(x / scale) + zero_point). Where all elements are 0 the scale is 1,
-as in ONNX Runtime. One row finds the extremes of each thread's part, the next one quantizes: by
-two products in place of the quotient where it can prove, once it knows the scale, that they round
-alike.
+as in ONNX Runtime. NaN is no part of the range, and its code is 0. One row finds the extremes of
+each thread's part, the next one quantizes: by two products in place of the quotient where it can
+prove, once it knows the scale, that they round alike.
+
+qrt.DynamicQuantize is the same of clip(x, low, high), low <= 0 <= high, which costs nothing: the
+range is clipped, and so are the codes. Codes that are too low are 0 anyway, the code of low.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from qrt.ops.sizes import product, within
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 from qrt.quant.division import LARGEST, SMALLEST
 from qrt.simd.fma import fma_f32
-from qrt.simd.memory import as_f32, as_u8, bits_f32, f32_bits, operand
+from qrt.simd.memory import as_f32, as_u8, bits_f32, f32_bits, operand, row_f32
 from qrt.simd.scalar import add32, clamp_f32, round_i32, share, sub32
 from qrt.simd.vectors import (
     load_f32x16,
@@ -40,12 +43,15 @@ from qrt.simd.vectors import (
 # `extremes` holds (low, high) of each of `parts`: as many as threads can be
 EXTREMES_FIELDS = ("x", "extremes", "n", "parts")
 EX, EXTREMES, EN, EPARTS = slots(EXTREMES_FIELDS)
-FIELDS = ("x", "extremes", "y", "scale", "zero_point", "n", "parts")
-X, EXTREMES_, Y, SCALE, ZERO_POINT, N, PARTS = slots(FIELDS)
+# low and high are the bits of float32
+FIELDS = ("x", "extremes", "y", "scale", "zero_point", "n", "parts", "low", "high")
+X, EXTREMES_, Y, SCALE, ZERO_POINT, N, PARTS, LOW, HIGH = slots(FIELDS)
 LONG = 32768  # elements whose quotients take longer than the proof that spares them
 NEAR = 8  # floats on each side: a quotient is in doubt within two
 TOO_MANY_THREADS = 1  # status
 ZERO, STEPS = np.float32(0), np.float32(255)
+LIMITS = ("low", "high")
+NO_LIMITS = (np.float32(-np.inf), np.float32(np.inf))
 
 
 def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
@@ -54,14 +60,26 @@ def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
     return [(node.required(0).static_shape, u8), ((), np.dtype(np.float32)), ((), u8)]
 
 
+def infer_clipped(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
+    return infer(Node("DynamicQuantizeLinear", node.inputs, node.outputs))
+
+
+def reference_clipped(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
+    (x,) = inputs
+    assert x is not None
+    return reference(node, [np.minimum(np.maximum(x, node.attrs["low"]), node.attrs["high"])])
+
+
 def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     (x,) = inputs
     assert x is not None
-    low = np.float32(min(0, x.min(initial=0)))
-    high = np.float32(max(0, x.max(initial=0)))
-    scale = np.float32((high - low) / STEPS) if high > low else np.float32(1)
-    zero_point = np.clip(np.rint(-low / scale), 0, 255)
-    y = np.clip(np.rint(x / scale) + zero_point, 0, 255).astype(np.uint8)
+    low = np.fmin.reduce(x, axis=None, initial=ZERO)
+    high = np.fmax.reduce(x, axis=None, initial=ZERO)
+    with np.errstate(all="ignore"):
+        scale = np.float32((high - low) / STEPS) if high > low else np.float32(1)
+        zero_point = np.clip(np.rint(-low / scale), 0, 255)
+        codes = np.rint(x / scale) + zero_point
+    y = np.clip(np.where(np.isnan(codes), 0, codes), 0, 255).astype(np.uint8)
     return [y, np.asarray(scale), np.asarray(zero_point, np.uint8)]
 
 
@@ -71,13 +89,20 @@ def lower(node: Node, program: Lowering) -> None:
     if x.dtype != np.float32:
         raise UnsupportedError(f"DynamicQuantizeLinear of {x.dtype} is not supported, only float32")
     n = math.prod(x.static_shape)
-    emit_dynamic_quantize(program, program.operand(x), n, y, scale, zero_point)
+    limits = tuple(node.attrs.get(name, end) for name, end in zip(LIMITS, NO_LIMITS, strict=True))
+    emit_dynamic_quantize(program, program.operand(x), n, y, scale, zero_point, limits)
 
 
 def emit_dynamic_quantize(
-    program: Lowering, x: Operand, n: int, y: Value, scale: Value, zero_point: Value
+    program: Lowering,
+    x: Operand,
+    n: int,
+    y: Value,
+    scale: Value,
+    zero_point: Value,
+    limits: Sequence[np.float32] = NO_LIMITS,
 ) -> None:
-    """The rows that quantize n floats at `x`."""
+    """The rows that quantize n floats at `x`, clipped to `limits`."""
     parts = program.threads()
     between = Value(f"{y.name}/extremes", np.dtype(np.float32), (2 * parts,))
     ends = {"x": x, "extremes": program.operand(between)}
@@ -89,6 +114,8 @@ def emit_dynamic_quantize(
         y=program.operand(y),
         scale=program.operand(scale),
         zero_point=program.operand(zero_point),
+        low=limits[0],
+        high=limits[1],
         **sizes,
     )
 
@@ -201,6 +228,10 @@ def _declare(row: Quantizer) -> Kernel:
         x = operand(row, X, arena, constants)
         y = operand(row, Y, arena, constants)
         low, high = _range(as_f32(operand(row, EXTREMES_, arena, constants)), row[PARTS])
+        floor, ceiling = row_f32(row, LOW), row_f32(row, HIGH)
+        low = low if low > floor else floor
+        clips = high > ceiling
+        high = ceiling if clips else high
         scale = (high - low) / STEPS if high > low else np.float32(1)
         zero = round_i32(-low / scale)  # within [0, 255], since low is within [-255 * scale, 0]
         if thread == 0:
@@ -208,6 +239,8 @@ def _declare(row: Quantizer) -> Kernel:
             as_u8(operand(row, ZERO_POINT, arena, constants))[0] = np.uint8(zero)
         least = np.float32(-zero)
         most = np.float32(add32(255, -zero))
+        if clips:  # the code of `high` may not be 255: zero_point is rounded
+            most = min(most, np.float32(round_i32(high / scale)))
         start, stop = share(row[N], thread, threads, GRAIN)
         n = stop - start
         factor = rest = ZERO
@@ -228,3 +261,6 @@ def _declare(row: Quantizer) -> Kernel:
 KERNELS = tuple(_declare(row) for row in QUANTIZERS)
 
 SPEC = OpSpec("DynamicQuantizeLinear", "", infer, reference, lower, layout="any")
+CLIPPED_SPEC = OpSpec(
+    "DynamicQuantize", "qrt", infer_clipped, reference_clipped, lower, layout="any"
+)

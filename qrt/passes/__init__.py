@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from qrt.ir import Graph
 from qrt.passes.batchnorm import fold_batchnorm
+from qrt.passes.clipped_ranges import clip_ranges
 from qrt.passes.dead import remove_dead
 from qrt.passes.expand import expand_projections
 from qrt.passes.fold import bind_values, fold_constants
@@ -56,6 +57,7 @@ OPTIMIZE: list[Pass] = [
     remove_dead,
     absorb_pads,
     remove_dead,
+    clip_ranges,
     quantize_signed,
 ]
 SPECIALIZE: list[Pass] = [
