@@ -75,6 +75,7 @@ SHAPES: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("bert_dynamic", (128, 768, 768), "to_float"),
         ("bert_head", (128, 64, 768), "asymmetric"),
         ("bert_head", (128, 64, 768), "words"),
+        ("bert_head", (128, 64, 768), "dynamic"),
     ),
     "gemv": (
         ("keyword_fc", (1, 12, 64)),
@@ -211,6 +212,10 @@ SHAPES: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("mobilenet_v2_dw_112", (112, 112, 32, 3, 1)),
         ("mobilenet_v2_dw_14", (14, 14, 576, 3, 1)),
         ("mobilenet_v2_dw_14_s2", (14, 14, 576, 3, 2)),
+    ),
+    "lstm_f32": (
+        ("silero_vad", (1, 128, 128)),
+        ("speech", (64, 256, 256)),
     ),
     "elementwise_f32": (
         ("bert_ffn", (128, 3072), "sigmoid"),

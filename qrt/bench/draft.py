@@ -61,11 +61,15 @@ class Draft:
 
     def node(self, op: str, *inputs: str, outputs: int = 1, **attrs: Any) -> str:
         """A node's first output."""
+        return self.nodes(op, *inputs, outputs=outputs, **attrs)[0]
+
+    def nodes(self, op: str, *inputs: str, outputs: int, **attrs: Any) -> list[str]:
+        """All outputs of a node."""
         from onnx import helper
 
         names = [f"n{len(self._nodes)}_{i}" for i in range(outputs)]
         self._nodes.append(helper.make_node(op, list(inputs), names, **attrs))
-        return names[0]
+        return names
 
     def dequantize(self, x: str, scale: float = X_SCALE, zero_point: int = X_ZERO_POINT) -> str:
         """Real values of the uint8 `x`."""

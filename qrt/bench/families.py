@@ -92,6 +92,7 @@ FAMILIES: tuple[Family, ...] = (
             "asymmetric": product_models.qlinear_matmul_asymmetric,
             "two_inputs": product_models.qlinear_matmul_two_inputs,
             "words": product_models.matmul_words,
+            "dynamic": product_models.matmul_dynamic,
         },
         "GMAC/s",
         ("dots",),
@@ -252,6 +253,15 @@ FAMILIES: tuple[Family, ...] = (
         "GFLOP/s",
         ("fma",),
         _depthwise,
+    ),
+    Family(
+        "lstm_f32",
+        "float32 LSTM over one sequence",
+        ("steps", "inputs", "hidden"),
+        {"f32": product_models.lstm_f32},
+        "GFLOP/s",
+        ("fma",),
+        lambda steps, inputs, hidden: steps * 4 * hidden * (inputs + hidden),
     ),
     Family(
         "elementwise_f32",

@@ -65,6 +65,21 @@ def matmul_words(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
     return d.output(d.node("MatMul", x, w))
 
 
+def matmul_dynamic(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
+    """float32, quantized by its own range, * s8 weights, with float32 results."""
+    x, scale, zero_point = d.nodes("DynamicQuantizeLinear", d.input(F32, (m, k)), outputs=3)
+    sums = d.node("MatMulInteger", x, d.weights(k, n), zero_point)
+    factor = d.node("Mul", scale, d.constant(1 / 127, F32))
+    return d.output(d.node("Mul", d.node("Cast", sums, to=1), factor))
+
+
+def lstm_f32(d: Draft, steps: int, inputs: int, hidden: int) -> onnx.ModelProto:
+    """An LSTM over one sequence, with all its states as the result."""
+    w = d.weights(1, 4 * hidden, inputs, dtype=F32)
+    r = d.weights(1, 4 * hidden, hidden, dtype=F32)
+    return d.output(d.node("LSTM", d.input(F32, (steps, 1, inputs)), w, r, hidden_size=hidden))
+
+
 def matmul_f32(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
     """float32 (m, k) * weights (k, n)."""
     return d.output(d.node("MatMul", d.input(F32, (m, k)), d.weights(k, n, dtype=F32)))
