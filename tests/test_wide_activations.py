@@ -12,10 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import qrt
-from qrt.ir import Node
-from qrt.ops import wide
 from tests.contract import evaluate
-from tests.kernel_harness import new_value, run_node
 from tests.rivals import onnxruntime_outputs
 from tests.sessions import THREADS, Cases, differences, feature_levels, named, run
 
@@ -164,23 +161,3 @@ def test_other_operators_are_the_definition() -> None:
         gap = np.abs(theirs["y"].astype(np.float64) - got["y"]).max()
         cases.check((op, dtype, y, "onnxruntime"), "" if gap <= (1 if y else 1e-6) else f"{gap}")
     cases.finish("operators", at_least=40)
-
-
-def test_sums_beyond_int32_join_exactly() -> None:
-    """256 * high + low passes int32; the float32 of an int64 is rounded once."""
-    rng = np.random.default_rng(942)
-    n = 37
-    high, low = (rng.integers(-(2**31), 2**31, (3, n), np.int32) for _ in range(2))
-    bias = rng.integers(-(2**40), 2**40, n)
-    scale = (rng.random(n) + 0.5).astype(F)
-    values = [new_value("high", np.int32, (3, n)), new_value("low", np.int32, (3, n)),
-              new_value("bias", np.int64, (n,), None, bias), None]  # fmt: skip
-    attrs = {"axis": 1, "scale": scale, "y": None, "qmin": 0, "qmax": 0}
-    node = Node("JoinSums", values, [new_value("y", F)], attrs, "qrt")
-    exact = [[int(h) * 256 + int(v) + int(b) for h, v, b in zip(*row, bias, strict=True)]
-             for row in zip(high, low, strict=True)]  # fmt: skip
-    want = np.array(exact).astype(F) * scale
-    assert np.abs(np.array(exact)).max() > 2**38
-    for features, threads in combinations(feature_levels(), THREADS):
-        (got,) = run_node(wide.JOIN, node, [high, low, None, None], features, threads)
-        assert np.array_equal(got, want), features

@@ -20,6 +20,8 @@ from qrt.gemm.depthwise_tile import build_tile as build_depthwise_tile
 from qrt.gemm.dots import FAMILIES
 from qrt.gemm.driver import PRODUCTS
 from qrt.gemm.epilogue import BUILDERS
+from qrt.gemm.nbits_table import NBITS_TILES, NBitsTile
+from qrt.gemm.nbits_tile import build as build_nbits
 from qrt.gemm.table import TILES, TileSpec, select_tile
 from qrt.gemm.tile import build_tile
 from qrt.jit.build import build_objects
@@ -28,6 +30,10 @@ from qrt.simd.features import X86_LEVELS
 
 TILES_X86 = [t for t in TILES if t.features and set(t.features) <= set(X86_FEATURES)]
 DEPTHWISE_X86 = [s for s in DEPTHWISE if s.features and set(s.features) <= set(X86_FEATURES)]
+NBITS_X86 = [
+    t for t in NBITS_TILES
+    if t.types == "s8" and t.bits == 4 and t.features and "neon" not in t.features
+]  # fmt: skip
 # what each family multiplies with, as LLVM spells it, and the registers it does so in
 INSTRUCTIONS = {
     "vnni512": ("\tvpdpbusd", "zmm"),
@@ -72,6 +78,15 @@ def test_sums_stay_in_registers(tile: TileSpec) -> None:
     at = [i for i, line in enumerate(lines) if mnemonic in line]
     loop = lines[at[0] : at[-1]]
     assert not [line for line in loop if re.search(r"\(%r[sb]p\)", line)], "spills"
+
+
+@pytest.mark.parametrize("tile", NBITS_X86, ids=lambda t: t.kernel_name)
+def test_few_bit_tiles(tile: NBitsTile) -> None:
+    """Two planes of four groups in a step of the loop, for every vector of sums."""
+    for mr in tile.heights:
+        module = empty_module("x86_64")
+        build_nbits(module, "tile", tile.family, "s8", 4, tile.lanes, mr, tile.nv)
+        check(assembly(module, tile.features), tile.family, 8 * mr * tile.nv)
 
 
 @pytest.mark.parametrize("spec", DEPTHWISE_X86, ids=lambda s: s.kernel_name)

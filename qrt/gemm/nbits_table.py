@@ -46,7 +46,7 @@ class NBitsTile:
 # One panel serves one row and many: a second shape shares the weights. Registers: 12 + 12 sums in
 # int32 and float32, 2 vectors of weights (6x2 of 32, AVX512); 3 + 3 (3x1 of 16, AVX2, whose
 # products without VNNI need temporaries); 12 + 12 + 4 (3x4 of 32, NEON). Floats have one sum each,
-# and scale and zero point beside every vector of weights
+# and scale and zero point beside every vector of weights: 24 + 6 (12x2 of 32, AVX512)
 _VNNI, _VEX_VNNI = ("avx512", "avx512vnni", "fma"), ("avx2", "avxvnni", "fma")
 _S8: tuple[tuple[str, tuple[int, ...], int, int, tuple[str, ...]], ...] = (
     ("vnni512", (6, 4, 3, 2, 1), 2, 16, _VNNI),
@@ -62,7 +62,7 @@ _S8: tuple[tuple[str, tuple[int, ...], int, int, tuple[str, ...]], ...] = (
 _F32: tuple[tuple[str, tuple[int, ...], int, int, tuple[str, ...]], ...] = (
     ("fma512", (12, 8, 6, 4, 3, 2, 1), 2, 16, ("avx512", "fma")),
     ("fma256", (4, 3, 2, 1), 2, 8, ("avx2", "fma")),
-    ("fmla", (4, 3, 2, 1), 4, 4, ("neon",)),
+    ("fmla", (6, 4, 3, 2, 1), 2, 4, ("neon",)),
     ("portable", (4,), 1, 16, ()),
 )
 NBITS_TILES: tuple[NBitsTile, ...] = tuple(
