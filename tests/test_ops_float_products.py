@@ -39,6 +39,19 @@ def test_matmul() -> None:
             cases.node((sa, sb), float_matmul.MATMUL, node, [a, b], want, CLOSE)
 
 
+def test_matmul_of_keys() -> None:
+    """The right operand transposed in memory, as the keys of attention are: packed by columns."""
+    rng = np.random.default_rng(7)
+    with Cases("MatMul of keys") as cases:
+        for m, k, n in ((3, 5, 7), (9, 8, 8), (4, 17, 70), (1, 32, 65), (6, 33, 129), (5, 1, 9)):
+            a, b = _random(rng, (2, 3, m, k)), _random(rng, (2, 3, k, n))
+            values = [new_value("a", a.dtype, a.shape), new_value("b", b.dtype, b.shape)]
+            values[1].layout = (0, 3, 1, 2)
+            node = Node("MatMul", values, [new_value("y", a.dtype)], {}, version=13)
+            want = [np.asarray(np.matmul(a, b))]
+            cases.node((m, k, n), float_matmul.MATMUL, node, [a, b], want, CLOSE)
+
+
 def test_gemm() -> None:
     rng = np.random.default_rng(2)
     shapes = (

@@ -16,6 +16,7 @@ from qrt.gemm.table import TileSpec
 from qrt.jit.declare import Extent, kernel, slots
 from qrt.simd.memory import as_f32, operand
 from qrt.simd.scalar import share
+from qrt.simd.transpose import transpose_u32_8x8
 from qrt.simd.vectors import load_f32x16, store_f32x16
 
 Array = np.ndarray[Any, Any]
@@ -33,6 +34,7 @@ FIELDS = (
 )
 W, PANELS, GROUPS, K, N, PADDED, NR, W_GROUP, W_K, W_N = slots(FIELDS)
 ITEMSIZE = 4
+TALL = 8  # lines that are transposed together
 
 
 def pack_floats(w: Array, tile: TileSpec) -> Array:
@@ -75,6 +77,30 @@ def float_pack_kernel(row, arena, constants, thread, threads):  # type: ignore[n
     panels = operand(row, PANELS, arena, constants)
     k, n, padded, nr = row[K], row[N], row[PADDED], row[NR]
     w_group, w_k, w_n = row[W_GROUP], row[W_K], row[W_N]
+    if w_k == ITEMSIZE:
+        # columns in one piece, as the keys of attention are: eight lines of them at once
+        blocks = (k + TALL - 1) // TALL
+        start, stop = share(row[GROUPS] * blocks, thread, threads, 1)
+        for i in range(start, stop):
+            group = i // blocks
+            line = (i - group * blocks) * TALL
+            lines = min(TALL, k - line)
+            for column in range(0, padded, nr):
+                width = min(nr, padded - column)
+                valid = max(min(width, n - column), 0)
+                at = w + group * w_group + line * 4 + column * w_n
+                out = panels + (group * padded * k + column * k + line * width) * 4
+                j = 0
+                while lines == TALL and j + TALL <= valid:
+                    transpose_u32_8x8(at + j * w_n, w_n, out + 4 * j, 4 * width)
+                    j += TALL
+                for below in range(lines):
+                    target = out + 4 * below * width
+                    for one in range(j, valid):
+                        as_f32(target)[one] = as_f32(at + one * w_n)[below]
+                    for one in range(valid, width):
+                        as_f32(target)[one] = np.float32(0)
+        return 0
     start, stop = share(row[GROUPS] * k, thread, threads, 1)
     for i in range(start, stop):
         group = i // k

@@ -6,6 +6,7 @@ from qrt.ops import (
     average_pool,
     batch_normalization,
     cast,
+    chain,
     compare,
     concat,
     conv,
@@ -67,6 +68,7 @@ _SPECS: tuple[OpSpec, ...] = (
     resize.SPEC,
     dynamic_quantize.SPEC,
     dynamic_quantize.CLIPPED_SPEC,
+    chain.SPEC,
     # movement
     copy.SPEC,
     transpose.SPEC,

@@ -135,8 +135,13 @@ def lower(node: Node, program: Lowering) -> None:
             program.emit(kernel, **fields)
 
 
+def has_exponent(value: Value) -> bool:
+    """True for exponents that Pow takes."""
+    return value.data is not None and bool(np.isin(value.data, EXPONENTS).all())
+
+
 def _check_exponent(value: Value) -> None:
-    if value.data is None or not np.isin(value.data, EXPONENTS).all():
+    if not has_exponent(value):
         raise UnsupportedError(f"the exponent of Pow must be constant, one of {EXPONENTS}")
 
 

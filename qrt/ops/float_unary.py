@@ -261,6 +261,14 @@ UNARY: dict[str, Unary] = {
 VARIANTS = {"Gelu": {"tanh": Unary(gelu_tanh)}}
 
 
+def scalar_functions() -> dict[str, Callable[..., Any]]:
+    """The scalar function (x, alpha, beta) of every kernel, by the name that `parse` gives."""
+    found = {op.lower(): entry.function for op, entry in UNARY.items()}
+    for op, variants in VARIANTS.items():
+        found |= {f"{op.lower()}_{name}": entry.function for name, entry in variants.items()}
+    return found
+
+
 def parse(node: Node) -> tuple[str, float, float]:
     """(kernel name, alpha, beta)."""
     entry = UNARY[node.op]
@@ -350,10 +358,6 @@ def _declare(name: str, function: Callable[..., Any]) -> Kernel:
     return unary_kernel
 
 
-KERNELS = {op.lower(): _declare(op.lower(), entry.function) for op, entry in UNARY.items()}
-for _op, _variants in VARIANTS.items():
-    for _variant, _entry in _variants.items():
-        _name = f"{_op.lower()}_{_variant}"
-        KERNELS[_name] = _declare(_name, _entry.function)
+KERNELS = {name: _declare(name, function) for name, function in scalar_functions().items()}
 
 SPECS = tuple(OpSpec(op, "", infer, reference, lower, layout="any") for op in UNARY)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from qrt.ir import Graph
 from qrt.passes.batchnorm import fold_batchnorm
+from qrt.passes.chains import fuse_chains
 from qrt.passes.clipped_ranges import clip_ranges
 from qrt.passes.dead import remove_dead
 from qrt.passes.expand import expand_projections
@@ -19,6 +20,7 @@ from qrt.passes.identities import drop_identities
 from qrt.passes.layout import choose_layouts
 from qrt.passes.narrow import narrow_quantize
 from qrt.passes.pads import absorb_pads
+from qrt.passes.raise_quantize import raise_quantize
 from qrt.passes.ranks import infer_ranks
 from qrt.passes.recognise import recognise
 from qrt.passes.reshapes import merge_reshapes
@@ -64,8 +66,10 @@ SPECIALIZE: list[Pass] = [
     remove_dead,
     merge_reshapes,
     remove_dead,
+    raise_quantize,
     choose_layouts,
     sink_copies,
+    fuse_chains,
 ]
 
 
