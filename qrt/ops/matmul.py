@@ -74,7 +74,7 @@ def lower(node: Node, program: Lowering) -> None:
                 at + group * step for at, step in zip(job.at, job.steps, strict=True)
             )
             ends = x.at(x_at), y.at(y_at * itemsize)
-            if right.data is None:
+            if right.data is None or product.w_zero_point_code is not None:
                 w = Computed(program.operand(right).at(w_at), size.k, size.n, size.w_k, size.w_n)
                 lower_computed_product(program, w, product, geometry, *ends)
                 continue
