@@ -155,6 +155,35 @@ def test_what_has_no_packed_form() -> None:
     cases.finish("floats", at_least=12)
 
 
+OTHERS = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn",
+          "int16", "uint16")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_types_are_floats_at_build(name: str) -> None:
+    """Small floats and 16 bits, one scale a column or in blocks: nothing is left for the run."""
+    rng = np.random.default_rng(935)
+    cases = Cases()
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    for block in (0, 32):
+        values = rng.standard_normal((64, 40)) * (1 if name.startswith("float") else 1000)
+        q = np.abs(values).astype(dtype)
+        scale = (rng.random((2, 40) if block else 40) + 0.1).astype(F)
+        real = q.astype(F) * (np.repeat(scale, block, 0) if block else scale)
+        nodes = [
+            helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=0 if block else 1,
+                             block_size=block),
+            helper.make_node("MatMul", ["x", "w"], ["y"]),
+        ]  # fmt: skip
+        constants = [numpy_helper.from_array(q, "q"), numpy_helper.from_array(scale, "s")]
+        model = model_of(nodes, (3, 64), (3, 40), constants, 23)
+        x = rng.standard_normal((3, 64)).astype(F)
+        check(cases, block, model, {"x": x}, floats.matmul(x, real), ("gemm_f32",))
+        rows = [row for row in qrt.load(model).explain() if row.kernels]
+        cases.check(block, "" if len(rows) == 1 else f"{len(rows)} rows run")
+    cases.finish(name, at_least=8)
+
+
 def gather_model(nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], dtype: Any,
                  count: int, columns: int) -> onnx.ModelProto:  # fmt: skip
     """From `i` (2, count) to y."""
