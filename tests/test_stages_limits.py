@@ -74,6 +74,37 @@ def test_memory_bombs_that_are_planned(op: str) -> None:
             session.run(None, {"x": X[:1, :1], "n": sizes})
 
 
+def test_loops_that_double_what_they_carry() -> None:
+    """Strings, and a tensor by way of a sequence; 2**40 bytes after 40 steps."""
+    strings = parsed("""g (string[N] a, int64 n) => (string[N] y) <bool on = {1}> {
+        y = Loop (n, on, a) <body = b (int64 i, bool c, string[N] s) => (bool d, string[N] t) {
+            d = Identity(c)
+            t = StringConcat(s, s)
+        }>
+    }""")
+    tensors = parsed("""g (float[N] a, int64 n) => (float[N] y) <bool on = {1}> {
+        y = Loop (n, on, a) <body = b (int64 i, bool c, float[N] s) => (bool d, float[N] t) {
+            d = Identity(c)
+            q = SequenceConstruct(s, s)
+            t = ConcatFromSequence <axis = 0> (q)
+        }>
+    }""")
+    planned = parsed("""g (float[N] a, int64 n) => (float[N] y) <bool on = {1}> {
+        y = Loop (n, on, a) <body = b (int64 i, bool c, float[N] s) => (bool d, float[N] t) {
+            d = Identity(c)
+            t = Concat <axis = 0> (s, s)
+        }>
+    }""")
+    for model, a in (
+        (strings, np.array(["xy"], object)), (tensors, X[0, :1]), (planned, X[0, :1])
+    ):  # fmt: skip
+        session = qrt.load(model, max_bytes=2**20)
+        (y,) = session.run(None, {"a": a, "n": np.array(4)})
+        assert y[0] == a[0] * 16 if y.dtype == object else y.size == 16
+        with pytest.raises(MemoryLimitError, match="max_bytes allows"):
+            session.run(None, {"a": a, "n": np.array(40)})
+
+
 def test_what_loops_collect_is_limited() -> None:
     session = qrt.load(loop(), max_bytes=2**20)
     x = np.full(1000, -1e9, np.float32)

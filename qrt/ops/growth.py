@@ -107,13 +107,32 @@ def _channels(node: Node, inputs: Sequence[Any]) -> int:
     return _product(inputs[0].shape[:2]) * _product(_integers(inputs[1]))
 
 
+def _concat_sequence(node: Node, inputs: Sequence[Any]) -> int:
+    """Bytes: a sequence may hold one array any number of times."""
+    return sum(int(array.nbytes) for array in inputs[0])
+
+
+def _gather(node: Node, inputs: Sequence[Any]) -> int:
+    x, indices = inputs[0], inputs[1]
+    length = max(int(x.shape[int(node.attrs.get("axis", 0))]), 1)
+    return int(x.size) // length * int(indices.size)
+
+
+def _string_concat(node: Node, inputs: Sequence[Any]) -> int:
+    """Bytes, where each character takes one: a loop may double a string again and again."""
+    longest = sum(max(map(len, x.reshape(-1)), default=0) for x in inputs)
+    return int(_product(np.broadcast_shapes(*(x.shape for x in inputs))) * longest)
+
+
 GROWING: dict[str, Elements] = {
     "AffineGrid": _last_sizes,
     "BlackmanWindow": _first_sizes,
     "CenterCropPad": _last_sizes,
     "Col2Im": _channels,
+    "ConcatFromSequence": _concat_sequence,
     "ConstantOfShape": _first_sizes,
     "Expand": _expand,
+    "Gather": _gather,
     "HammingWindow": _first_sizes,
     "HannWindow": _first_sizes,
     "MaxUnpool": _last_sizes,
@@ -122,6 +141,7 @@ GROWING: dict[str, Elements] = {
     "Pad": _pad,
     "Range": _range,
     "Resize": _resize,
+    "StringConcat": _string_concat,
     "Tile": _tile,
     "Upsample": _resize,
 }
@@ -132,5 +152,6 @@ UNTYPED: dict[str, Elements] = {
     "ConstantOfShape": lambda node, inputs: int(
         np.asarray(node.attrs.get("value", np.zeros(1, np.float32))).itemsize
     ),
+    "StringConcat": lambda node, inputs: 1,
     "OneHot": lambda node, inputs: int(inputs[2].dtype.itemsize),
 }  # fmt: skip
