@@ -70,6 +70,10 @@ def lower(node: Node, program: Lowering) -> None:
     if not (windows.sizes(bool(node.attrs.get("count_include_pad", 0))) > 0).all():
         raise UnsupportedError("AveragePool with a window that has no elements")
     batch, channels = x.static_shape[:2]
+    if len(windows.spatial) > 2:
+        program.note(f"windows over {len(windows.spatial)} axes have no kernel")
+        program.host(lambda inputs: list(reference(node, inputs)), [x], [y], own=True)
+        return
     program.emit(
         KERNELS[np.dtype(y.dtype).name],
         x=program.operand(x),

@@ -49,8 +49,6 @@ def average_pool(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
         return "its input is not a quantized tensor"
     reader = AttrReader(node)
     attrs = window_attrs(reader)
-    if len(attrs["kernel_shape"]) > 2:
-        return f"{len(attrs['kernel_shape'])} axes of windows have no integer kernel"
     attrs["ceil_mode"] = int(reader.bool("ceil_mode", False))
     attrs["count_include_pad"] = int(reader.bool("count_include_pad", False))
     reader.done()
