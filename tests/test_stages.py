@@ -100,7 +100,7 @@ def test_if_runs_the_branch_chosen() -> None:
 def test_a_constant_condition_is_no_stage() -> None:
     session = check(branches("always"), {"x": X, "c": np.array(False)})
     assert not any(row.stage for row in session.explain())
-    assert [row.operator for row in session.explain()] == ["Relu", "Add"]
+    assert not {"If", "Concat"} & {row.operator for row in session.explain()}
 
 
 def test_shapes_may_choose_a_branch() -> None:
@@ -123,7 +123,7 @@ def test_shapes_may_choose_a_branch() -> None:
     }""")
     session = check(model, {"x": X[:, :2]}, {"x": X[:1]}, {"x": X[:, 1:]})
     assert not any(row.stage for row in session.explain())
-    assert {row.operator for row in session.explain()} >= {"Neg", "Mul"}
+    assert not {"If", "Equal"} & {row.operator for row in session.explain()}
 
 
 def loop(trips: str = "n", condition: str = "on") -> onnx.ModelProto:
