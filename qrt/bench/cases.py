@@ -220,6 +220,7 @@ SHAPES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "elementwise_f32": (
         ("bert_ffn", (128, 3072), "sigmoid"),
         ("bert_residual", (128, 768), "add"),
+        ("bert_gelu", (128, 3072), "chain"),
         ("bert_mask", (128, 768), "less"),
         ("bert_mask", (128, 768), "where"),
         ("bert_pooler", (128, 768), "mean"),

@@ -270,6 +270,7 @@ FAMILIES: tuple[Family, ...] = (
         {
             "sigmoid": stream_models.unary_f32,
             "add": stream_models.add_f32,
+            "chain": stream_models.chain_f32,
             "less": stream_models.less_f32,
             "where": stream_models.where_f32,
             "mean": stream_models.reduce_f32,

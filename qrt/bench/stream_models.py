@@ -92,6 +92,14 @@ def add_f32(d: Draft, rows: int, n: int) -> onnx.ModelProto:
     return d.output(d.node("Add", d.input(F32, (rows, n)), d.input(F32, (rows, n))))
 
 
+def chain_f32(d: Draft, rows: int, n: int) -> onnx.ModelProto:
+    """What lies between two products of a transformer: bias, Gelu in five nodes, and quantized."""
+    x = d.node("Add", d.input(F32, (rows, n)), d.weights(n, dtype=F32))
+    t = d.node("Erf", d.node("Div", x, d.constant(2**0.5, F32)))
+    t = d.node("Mul", x, d.node("Add", t, d.constant(1.0, F32)))
+    return d.output(d.quantize(d.node("Mul", t, d.constant(0.5, F32)), 0.03))
+
+
 def less_f32(d: Draft, rows: int, n: int) -> onnx.ModelProto:
     """Not (float32 < float32)."""
     less = d.node("Less", d.input(F32, (rows, n)), d.input(F32, (rows, n)))
