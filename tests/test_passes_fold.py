@@ -13,7 +13,6 @@ from qrt.passes import arithmetic, bind_values, optimize, specialised_inputs, sp
 from qrt.passes.batchnorm import fold_batchnorm
 from qrt.passes.fold import fold_constants
 from qrt.passes.identities import drop_identities
-from qrt.passes.product_tables import join_product_tables
 from tests.passes_reference import run
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> '
@@ -118,26 +117,6 @@ def test_batchnorm_behind_a_quantized_product() -> None:
     product = np.einsum("nchw,oc->nohw", real, w)
     expected = np.stack([(product[:, 0] - 1) + 0.25, (product[:, 1] - 2) * -2 + 1], 1)
     np.testing.assert_allclose(run(machine, {"x": x})["y"], expected, rtol=1e-6)
-
-
-def test_table_joins_a_product() -> None:
-    text = """g (uint8[2,2] x) => (uint8[2,2] y)
-        <float s = {0.1}, uint8 z = {3}, int8[2,2] w = {1,2,3,4}> {
-        a = DequantizeLinear(x, s, z)
-        v = DequantizeLinear(w, s)
-        c = MatMul(a, v)
-        d = QuantizeLinear(c, s, z)
-        e = DequantizeLinear(d, s, z)
-        f = Sigmoid(e)
-        y = QuantizeLinear(f, s, z)
-    }"""
-    machine = optimize(graph_of(text))
-    assert ops(machine) == ["MatMul", "Lookup"]
-    table = machine.nodes[1].attrs["table"]
-    joined = join_product_tables(machine)
-    assert ops(joined) == ["MatMul"]
-    assert joined.nodes[0].attrs["table"] is table
-    assert joined.nodes[0].outputs == joined.outputs
 
 
 def test_inputs_that_must_be_known_by_value() -> None:

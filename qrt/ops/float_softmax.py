@@ -27,10 +27,14 @@ from qrt.simd.memory import as_f32, operand
 from qrt.simd.scalar import share
 from qrt.simd.vectors import (
     add_f32x16,
+    div_f32x16,
     load_f32x16,
     max_f32x16,
     max_lanes_f32x16,
+    mul_f32x16,
     splat_f32x16,
+    store_f32x16,
+    sub_f32x16,
     sum_lanes_f32x16,
 )
 
@@ -121,6 +125,27 @@ def _sum_of(x, n, step):  # type: ignore[no-untyped-def]
     return total
 
 
+@helper
+def _columns(x, y, n, step):  # type: ignore[no-untyped-def]
+    """Softmax of 16 neighbouring columns of n elements, `step` floats apart: bits as one by one."""
+    top = splat_f32x16(LOWEST)
+    for i in range(n):
+        top = max_f32x16(load_f32x16(x + 4 * i * step), top)
+    total = splat_f32x16(np.float32(0))
+    for i in range(n):
+        at = y + 4 * i * step
+        store_f32x16(at, sub_f32x16(load_f32x16(x + 4 * i * step), top))
+        target = as_f32(at)
+        for lane in range(16):
+            target[lane] = exp_not_positive_f32(target[lane])
+        total = add_f32x16(total, load_f32x16(at))
+    scale = div_f32x16(splat_f32x16(np.float32(1)), total)
+    for i in range(n):
+        at = y + 4 * i * step
+        store_f32x16(at, mul_f32x16(load_f32x16(at), scale))
+    return 0
+
+
 def _declare(op: str) -> Kernel:
     logarithm = op == "LogSoftmax"
 
@@ -132,12 +157,20 @@ def _declare(op: str) -> Kernel:
         n = row[R2]
         step = row[RS2]
         start, stop = share(row[N0] * row[N1] * row[N2], thread, threads, 1)
-        for o in range(start, stop):
+        # columns side by side, whose elements are not
+        abreast = lines == 1 and step > 1 and row[XS2] == 1 and not logarithm
+        o = start
+        while o < stop:
             at = 4 * (
                 o // row[N2] // row[N1] * row[XS0]
                 + o // row[N2] % row[N1] * row[XS1]
                 + o % row[N2] * row[XS2]
             )
+            if abreast and o + 16 <= stop and o % row[N2] + 16 <= row[N2]:
+                _columns(x + at, y + at, n, step)
+                o += 16
+                continue
+            o += 1
             top = LOWEST
             for line in range(lines):
                 offset = at + 4 * (line // row[R1] * row[RS0] + line % row[R1] * row[RS1])

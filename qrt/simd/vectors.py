@@ -134,6 +134,7 @@ splat_i32x4, store_i32x4 = _splat("i32", 4, "int32"), _store("i32", 4)
 splat_i32x16, splat_f32x16 = _splat("i32", 16, "int32"), _splat("f32", 16, "float32")
 
 add_i32x16, sub_i32x16 = _binary("i32", 16, "add", "add"), _binary("i32", 16, "sub", "sub")
+div_f32x16 = _binary("f32", 16, "div", "fdiv")
 mul_i32x16 = _binary("i32", 16, "mul", "mul")
 and_i32x16 = _binary("i32", 16, "and", "and_")
 add_f32x16, sub_f32x16 = _binary("f32", 16, "add", "fadd"), _binary("f32", 16, "sub", "fsub")
