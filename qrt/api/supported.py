@@ -58,11 +58,12 @@ def _onnx() -> Iterator[OperatorRow]:
 def _others() -> Iterator[OperatorRow]:
     from qrt.ir.domains import ONNX_DOMAINS
     from qrt.ops import OPS
+    from qrt.passes.expand import PROJECTIONS
     from qrt.passes.recognise import RECOGNISERS
     from qrt.passes.resolve import REWRITES
     from qrt.passes.same_names import CONTRIB, SINCE
 
-    names = {*OPS, *RECOGNISERS, *REWRITES, *((CONTRIB, op) for op in SINCE)}
+    names = {*OPS, *RECOGNISERS, *REWRITES, *PROJECTIONS, *((CONTRIB, op) for op in SINCE)}
     for domain, op in sorted(names):
         if domain not in (*ONNX_DOMAINS, "qrt"):
             yield OperatorRow(op, domain, (1,), NATIVE, ())

@@ -30,7 +30,6 @@ PROJECTIONS: dict[tuple[str, str], Expansion] = {
 EXPANSIONS: dict[tuple[str, str], Expansion] = {
     ("", "Attention"): onnx_attention,
     ("", "RotaryEmbedding"): rotary.onnx_rotary,
-    ("", "SimplifiedLayerNormalization"): norms.simplified,
     (MS, "Attention"): attention,
     (MS, "BiasGelu"): gelus.gelu,
     (MS, "EmbedLayerNormalization"): norms.embed,
