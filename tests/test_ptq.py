@@ -263,6 +263,7 @@ def test_histograms_keep_counts_while_their_range_grows() -> None:
         (lambda: qrt.quantize_weights(FLOAT, 4, 24, form="matmulnbits"), QuantizationError,
          "a power of two"),
         (lambda: qrt.quantize_weights(FLOAT, method="gptq"), QuantizationError, "needs"),
+        (lambda: QuantConfig(rounding="up"), QuantizationError, "rounding is one of"),
         (lambda: Grid(bits=1), QuantizationError, "bits must be 2 to 16"),
         (lambda: Grid(observer="magic"), QuantizationError, "an observer is one of"),
     ],

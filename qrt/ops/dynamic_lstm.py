@@ -14,8 +14,10 @@ import numpy as np
 
 from qrt.errors import ModelError, UnsupportedError
 from qrt.ir import Node
-from qrt.ops.recurrent import Layer, check_shapes, evaluate, lower_layer, output_shapes, parse
+from qrt.ops.recurrent import lower_layer
+from qrt.ops.recurrent_layer import Layer, check_shapes, output_shapes, parse
 from qrt.ops.recurrent_products import DynamicProducts, IntegerWeights
+from qrt.ops.recurrent_reference import evaluate
 from qrt.ops.spec import Array, Lowering, OpSpec
 from qrt.quant.products import signed_weights
 

@@ -10,7 +10,7 @@ take, not at the state.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,140 +18,17 @@ import numpy as np
 
 from qrt.errors import ModelError, UnsupportedError
 from qrt.ir import Node, Value
-from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Kernel
 from qrt.ops.movement import emit_move
-from qrt.ops.recurrent_activations import ACTIVATIONS, CODES, apply, choose
+from qrt.ops.recurrent_activations import CODES
+from qrt.ops.recurrent_layer import CELLS, F32, Layer, check_shapes, output_shapes, parse
 from qrt.ops.recurrent_products import FloatProducts, Products
+from qrt.ops.recurrent_reference import evaluate
 from qrt.ops.recurrent_steps import gru_gates_kernel, gru_state_kernel, lstm_kernel, rnn_kernel
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 
-F32 = np.dtype(np.float32)
 ITEMSIZE = 4
 ZERO_OPERAND = 0  # of fields that a flag switches off
-
-Act = tuple[str, float, float]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A kind of layer: gates in W and R, activations of one direction, number of outputs."""
-
-    gates: int
-    activations: tuple[str, ...]
-    outputs: int
-    attrs: tuple[str, ...] = ()
-
-
-CELLS = {
-    "RNN": Cell(1, ("Tanh",), 2),
-    "GRU": Cell(3, ("Sigmoid", "Tanh"), 2, ("linear_before_reset",)),
-    "LSTM": Cell(4, ("Sigmoid", "Tanh", "Tanh"), 3, ("input_forget",)),
-}
-DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A recurrent node's sizes and attributes; `reversed_` and `activations` per direction."""
-
-    cell: Cell
-    hidden: int
-    steps: int
-    batch: int
-    inputs: int
-    reversed_: tuple[bool, ...]
-    activations: tuple[tuple[Act, ...], ...]
-    clip: float
-    batch_first: bool
-    flag: bool  # linear_before_reset or input_forget
-
-    @property
-    def directions(self) -> int:
-        return len(self.reversed_)
-
-    @property
-    def y_shape(self) -> tuple[int, ...]:
-        if self.batch_first:
-            return (self.batch, self.steps, self.directions, self.hidden)
-        return (self.steps, self.directions, self.batch, self.hidden)
-
-    @property
-    def state_shape(self) -> tuple[int, ...]:
-        if self.batch_first:
-            return (self.batch, self.directions, self.hidden)
-        return (self.directions, self.batch, self.hidden)
-
-
-def parse(node: Node) -> Layer:
-    """Sizes and attributes. Raises ModelError where operands do not fit each other."""
-    cell = CELLS[node.op.removeprefix("DynamicQuantize")]
-    x = node.required(0).static_shape
-    attrs = AttrReader(node, ("output_sequence",) if node.version < 7 else ())
-    direction = attrs.string("direction", "forward", tuple(DIRECTIONS))
-    reversed_ = DIRECTIONS[direction]
-    names = attrs.strings("activations", cell.activations * len(reversed_))
-    alphas = attrs.floats("activation_alpha", ())
-    betas = attrs.floats("activation_beta", ())
-    clip = attrs.float("clip", math.inf)
-    batch_first = attrs.bool("layout", False)
-    flag = [attrs.bool(name, False) for name in cell.attrs]
-    hidden = attrs.int("hidden_size", 0)
-    attrs.done()
-    if len(x) != 3:
-        raise ModelError(f"X must have 3 axes, got {list(x)}")
-    if not hidden:
-        initial = node.required(2).static_shape
-        hidden = initial[-1] if initial else 0
-    if hidden <= 0:
-        raise ModelError(f"hidden_size must be positive, got {hidden}")
-    if not clip >= 0:
-        raise ModelError(f"clip must not be negative, got {clip}")
-    if len(names) != len(cell.activations) * len(reversed_):
-        raise ModelError(
-            f"activations must be {len(cell.activations)} per direction, got {len(names)} for"
-            f" {len(reversed_)}"
-        )
-    try:
-        chosen = choose(names, alphas, betas)
-    except KeyError as error:
-        raise UnsupportedError(
-            f"activation {error} is not supported, only {', '.join(ACTIVATIONS)}"
-        ) from None
-    each = len(cell.activations)
-    batch, steps = (x[0], x[1]) if batch_first else (x[1], x[0])
-    return Layer(
-        cell=cell,
-        hidden=hidden,
-        steps=steps,
-        batch=batch,
-        inputs=x[2],
-        reversed_=reversed_,
-        activations=tuple(tuple(chosen[d * each : (d + 1) * each]) for d in range(len(reversed_))),
-        clip=clip,
-        batch_first=batch_first,
-        flag=bool(flag and flag[0]),
-    )
-
-
-def check_shapes(node: Node, layer: Layer) -> None:
-    """Raise ModelError for a bias, length, state or peephole of another shape or type."""
-    wide, d = layer.cell.gates * layer.hidden, layer.directions
-    wanted: list[tuple[int, str, tuple[int, ...], Any]] = [
-        (3, "B", (d, 2 * wide), np.float32),
-        (4, "sequence_lens", (layer.batch,), np.int32),
-        (5, "initial_h", layer.state_shape, np.float32),
-        (6, "initial_c", layer.state_shape, np.float32),
-        (7, "P", (d, 3 * layer.hidden), np.float32),
-    ]
-    for i, name, shape, dtype in wanted:
-        value = node.input(i)
-        if value is None:
-            continue
-        if value.static_shape != shape:
-            raise ModelError(f"{name} must be {list(shape)}, got {list(value.static_shape)}")
-        if value.dtype != dtype:
-            raise UnsupportedError(f"{name} must be {np.dtype(dtype)}, got {value.dtype}")
 
 
 def infer(node: Node) -> Sequence[tuple[tuple[int, ...], Any]]:
@@ -172,12 +49,6 @@ def infer(node: Node) -> Sequence[tuple[tuple[int, ...], Any]]:
     return output_shapes(layer, len(node.outputs))
 
 
-def output_shapes(layer: Layer, outputs: int) -> Sequence[tuple[tuple[int, ...], Any]]:
-    """Y, Y_h, Y_c: as many as the node lists."""
-    shapes = [layer.y_shape, layer.state_shape, layer.state_shape]
-    return [(shape, F32) for shape in shapes[:outputs]]
-
-
 def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     layer = parse(node)
     x, w, r, b, lens, h0, c0, p = [*inputs, *[None] * 8][:8]
@@ -187,80 +58,6 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
         for d in range(layer.directions)
     ]
     return evaluate(layer, x, products, b, lens, h0, c0, p)[: len(node.outputs)]
-
-
-def evaluate(
-    layer: Layer,
-    x: Array,
-    products: Sequence[tuple[Callable[[Array], Array], Callable[[Array], Array]]],
-    b: Array | None,
-    lens: Array | None,
-    h0: Array | None,
-    c0: Array | None,
-    p: Array | None,
-) -> list[Array]:
-    """Y, Y_h, Y_c in plain NumPy, in float64; `products` multiply by W and R, per direction."""
-    first = (lambda a: a.swapaxes(0, 1)) if layer.batch_first else (lambda a: a)
-    x = first(x).astype(np.float64)
-    n, steps, batch, dirs = layer.hidden, layer.steps, layer.batch, layer.directions
-    y = np.zeros((steps, dirs, batch, n))
-    states = [np.zeros((dirs, batch, n)) if s is None else first(s).astype(np.float64)
-              for s in (h0, c0)]  # fmt: skip
-    ends = np.full(batch, steps) if lens is None else lens
-    for d in range(dirs):
-        by_w, by_r = products[d]
-        wide = layer.cell.gates * n
-        bias = np.zeros(2 * wide) if b is None else b[d].astype(np.float64)
-        peephole = None if p is None else p[d].astype(np.float64).reshape(3, n)
-        step = _STEPS[layer.cell.outputs, layer.cell.gates]
-        h, c = states[0][d].copy(), states[1][d].copy()
-        xw = by_w(x)
-        order = range(steps - 1, -1, -1) if layer.reversed_[d] else range(steps)
-        for t in order:
-            new_h, new_c = step(
-                layer, layer.activations[d], xw[t], by_r, bias[:wide], bias[wide:], h, c,
-                peephole,
-            )  # fmt: skip
-            on = (t < ends)[:, None]
-            h, c = np.where(on, new_h, h), np.where(on, new_c, c)
-            y[t, d] = np.where(on, h, 0)
-        states[0][d], states[1][d] = h, c
-    shown = y.transpose(2, 0, 1, 3) if layer.batch_first else y
-    return [np.asarray(v, np.float32) for v in (shown, first(states[0]), first(states[1]))]
-
-
-def _rnn_step(layer: Layer, acts: Any, xw: Array, by_r: Any, wb: Array, rb: Array, h: Array,
-              c: Array, p: Array | None) -> tuple[Array, Array]:  # fmt: skip
-    return apply(acts[0], np.clip(xw + by_r(h) + wb + rb, -layer.clip, layer.clip)), c
-
-
-def _gru_step(layer: Layer, acts: Any, xw: Array, by_r: Any, wb: Array, rb: Array, h: Array,
-              c: Array, p: Array | None) -> tuple[Array, Array]:  # fmt: skip
-    n = layer.hidden
-    hr = by_r(h)
-    both = np.clip((xw + hr + wb + rb)[:, : 2 * n], -layer.clip, layer.clip)
-    z, r = apply(acts[0], both[:, :n]), apply(acts[0], both[:, n:])
-    if layer.flag:
-        new = xw[:, 2 * n :] + r * (hr[:, 2 * n :] + rb[2 * n :]) + wb[2 * n :]
-    else:
-        new = xw[:, 2 * n :] + by_r(r * h)[:, 2 * n :] + wb[2 * n :] + rb[2 * n :]
-    new = apply(acts[1], np.clip(new, -layer.clip, layer.clip))
-    return (1 - z) * new + z * h, c
-
-
-def _lstm_step(layer: Layer, acts: Any, xw: Array, by_r: Any, wb: Array, rb: Array, h: Array,
-               c: Array, p: Array | None) -> tuple[Array, Array]:  # fmt: skip
-    n, clip = layer.hidden, layer.clip
-    i, o, f, new = np.split(xw + by_r(h) + wb + rb, [n, 2 * n, 3 * n], axis=1)
-    peephole = np.zeros((3, n)) if p is None else p
-    i = apply(acts[0], np.clip(i + peephole[0] * c, -clip, clip))
-    f = 1 - i if layer.flag else apply(acts[0], np.clip(f + peephole[2] * c, -clip, clip))
-    c = f * c + i * apply(acts[1], np.clip(new, -clip, clip))
-    o = apply(acts[0], np.clip(o + peephole[1] * c, -clip, clip))
-    return o * apply(acts[2], c), c
-
-
-_STEPS = {(2, 1): _rnn_step, (2, 3): _gru_step, (3, 4): _lstm_step}
 
 
 def lower(node: Node, program: Lowering) -> None:

@@ -19,13 +19,11 @@ CLAMPS = ("Relu", "Clip")  # part of the operator before, where nothing else rea
 
 @dataclass(frozen=True)
 class BackendConfig:
-    """An engine: operators it runs in integers, and dtypes of activations."""
+    """An engine: operators it runs in integers."""
 
     name: str
     what: str
     ops: tuple[str, ...]
-    activation_bits: tuple[int, ...] = (8,)
-    few_bit_weights: tuple[int, ...] = ()
 
 
 _COMMON = (
@@ -46,15 +44,11 @@ BACKENDS = {
             *_COMMON, *BOUNDED, "ReduceMean", "Resize", "HardSwish", "LeakyRelu", "Elu", "Tanh",
             "Gelu", "Erf", "Mish", "Softplus", "Abs", "Neg", "Sqrt",
         ),
-        (8, 16),
-        (2, 4, 8),
     ),
     "onnxruntime": BackendConfig(
         "onnxruntime",
         "ONNX Runtime's CPU provider",
         (*_COMMON, "Sigmoid", "Softmax", "LeakyRelu", "Resize"),
-        (8, 16),
-        (2, 4, 8),
     ),
 }  # fmt: skip
 

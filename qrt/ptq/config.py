@@ -11,7 +11,6 @@ from qrt.errors import QuantizationError
 from qrt.ptq.observers import OBSERVERS
 
 GRANULARITIES = ("per_tensor", "per_channel", "per_block")
-FORMATS = ("qdq", "qoperator")
 ROUNDINGS = ("nearest", "gptq")
 
 
@@ -73,15 +72,16 @@ class QuantConfig:
     op_rules: Mapping[str, Rule] = field(default_factory=dict)
     name_rules: Mapping[str, Rule] = field(default_factory=dict)
     tensors: Mapping[str, Grid] = field(default_factory=dict)
-    format: str = "qdq"
     backend: str = "qrt"
     quantize_outputs: bool = False
     rounding: str = "nearest"
     bias_correction: bool = False
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise QuantizationError(f"format is one of {', '.join(FORMATS)}, got {self.format!r}")
+        if self.rounding not in ROUNDINGS:
+            raise QuantizationError(
+                f"rounding is one of {', '.join(ROUNDINGS)}, got {self.rounding!r}"
+            )
 
     def rule(self, op: str, name: str) -> Rule:
         """What holds for a node."""

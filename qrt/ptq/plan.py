@@ -1,0 +1,133 @@
+"""What static quantization makes of a model: which nodes are integer, which tensors get a grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import onnx
+
+from qrt.errors import QuantizationError
+from qrt.ptq.backends import BOUNDED, CLAMPS, MOVEMENT, PRODUCTS, backend_of
+from qrt.ptq.config import Grid, QuantConfig
+from qrt.ptq.draft import Draft, label
+
+
+@dataclass
+class Plan:
+    """What becomes of the model: quantized nodes, and the grid of each activation tensor.
+
+    `shared` maps a tensor to the one whose grid it has. `notes` says why what stays float does.
+    """
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    grids: dict[str, Grid] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
+    bounded: dict[str, tuple[float, float]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def source(self, name: str) -> str:
+        """The tensor whose grid `name` has."""
+        while name in self.shared:
+            name = self.shared[name]
+        return name
+
+
+def make_plan(draft: Draft, config: QuantConfig) -> Plan:
+    """Which nodes and tensors are quantized."""
+    floats, consumers = draft.floats(), draft.consumers()
+    runs = backend_of(config.backend).ops
+    ops = runs if config.op_types is None else config.op_types
+    check_names(draft, config)
+    plan = Plan()
+    for node in draft.nodes:
+        rule = config.rule(node.op_type, node.name)
+        if node.op_type not in ops or node.domain not in ("", "ai.onnx"):
+            continue
+        if rule.skip:
+            plan.notes[label(node)] = "the config skips it"
+            continue
+        inputs = [name for name in _data_inputs(node) if name in floats]
+        if not inputs or node.output[0] not in floats:
+            continue
+        if node.op_type in PRODUCTS and not _is_product(draft, node):
+            plan.notes[label(node)] = "it has no float32 activation to quantize"
+            continue
+        grid = rule.activations or config.activations
+        if node.op_type in MOVEMENT and inputs[0] not in plan.grids:
+            continue  # of a tensor that stays float
+        if node.op_type in CLAMPS and node.input[0] not in plan.grids:
+            if not _clamps_quantized(draft, plan, node):
+                continue
+        elif (
+            node.op_type not in CLAMPS
+            and node.op_type not in PRODUCTS + MOVEMENT
+            and not any(name in plan.grids for name in inputs)
+        ):
+            continue  # alone among float operators it would only lose precision
+        plan.nodes.append(node)
+        for name in inputs:
+            if name not in draft.arrays or node.op_type not in PRODUCTS:
+                plan.grids.setdefault(name, config.tensors.get(name, grid))
+        out = node.output[0]
+        if node.op_type in MOVEMENT:
+            for name in node.output:
+                if name:
+                    plan.grids[name] = plan.grids[inputs[0]]
+                    plan.shared[name] = inputs[0]
+            continue
+        users = consumers.get(out, [])
+        if (
+            len(users) == 1
+            and users[0].op_type in CLAMPS
+            and out not in draft.outputs
+            and (not config.rule(users[0].op_type, users[0].name).skip)
+        ):
+            continue  # its clamp's result is the quantized one
+        if out in draft.outputs and node.op_type in PRODUCTS and not config.quantize_outputs:
+            continue
+        plan.grids[out] = config.tensors.get(out, grid)
+        if node.op_type in BOUNDED:
+            plan.bounded[out] = BOUNDED[node.op_type]
+    if not plan.nodes:
+        raise QuantizationError(
+            "nothing to quantize: no operator of the model is among those to be quantized"
+            f" ({', '.join(ops)})"
+        )
+    return plan
+
+
+def check_names(draft: Draft, config: QuantConfig) -> None:
+    """Raise QuantizationError when the config names operators or tensors that are not there."""
+    ops = {node.op_type for node in draft.nodes}
+    names = {node.name for node in draft.nodes}
+    tensors = {name for node in draft.nodes for name in (*node.input, *node.output)}
+    for op in config.op_rules:
+        if op not in ops:
+            raise QuantizationError(f"the config has a rule for {op}, the model has none")
+    for glob in config.name_rules:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise QuantizationError(f"the config has a rule for nodes '{glob}': no node matches")
+    for tensor in config.tensors:
+        if tensor not in tensors:
+            raise QuantizationError(f"the config names tensor '{tensor}', the model has none")
+
+
+def _data_inputs(node: onnx.NodeProto) -> list[str]:
+    """Inputs that are activations or weights, not shapes and limits."""
+    if node.op_type in ("Add", "Mul", "MatMul", "Concat"):
+        return [name for name in node.input if name]
+    return [name for name in node.input[:1] if name]
+
+
+def _is_product(draft: Draft, node: onnx.NodeProto) -> bool:
+    """True for a product of an activation; weights may be another."""
+    if node.input[0] in draft.arrays:
+        return False
+    return node.op_type == "MatMul" or node.input[1] in draft.arrays
+
+
+def _clamps_quantized(draft: Draft, plan: Plan, node: onnx.NodeProto) -> bool:
+    """True when the node before is quantized and leaves its clamp to this one."""
+    before = draft.producers().get(node.input[0])
+    return before is not None and any(before is other for other in plan.nodes)

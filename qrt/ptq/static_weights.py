@@ -1,0 +1,159 @@
+"""Weights and biases of quantized products: integers by a grid, rounded and corrected by data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from qrt.ir import QParams
+from qrt.ptq.config import Grid, QuantConfig
+from qrt.ptq.constants import dequantized
+from qrt.ptq.draft import Draft, attributes
+from qrt.ptq.gptq import gptq
+from qrt.ptq.moments import Moments
+from qrt.ptq.plan import Plan
+from qrt.quant.affine import Array, dequantize, quantize
+from qrt.quant.choose import choose_qparams
+
+MAX_BIAS = 2**30  # steps; as many are left for the sums
+
+
+def quantize_product(
+    draft: Draft,
+    made: list[onnx.NodeProto],
+    node: onnx.NodeProto,
+    plan: Plan,
+    config: QuantConfig,
+    qparams: Mapping[str, QParams],
+    moments: Mapping[str, Moments],
+    done: dict[tuple[str, int, bytes], str],
+) -> None:
+    """Weights and bias of a product, in its inputs 1 and 2."""
+    name = node.input[1]
+    array = draft.arrays.get(name)
+    if array is None:
+        return  # a second activation
+    axis = weight_axis(node, array)
+    grid = config.rule(node.op_type, node.name).weights or config.weights
+    bias = _constant_bias(draft, node)
+    x = qparams[plan.source(node.input[0])]
+    q = weight_qparams(array, grid, axis)
+    if bias is not None and q.block_size is None:
+        # a coarser channel, rather than a bias that int32 sums have no room for
+        least = np.abs(bias).astype(np.float64) / (float(x.scale) * MAX_BIAS)
+        scale = np.maximum(q.scale, least if q.scale.ndim else least.max(initial=0))
+        q = replace(q, scale=np.asarray(scale, np.float32))
+    seen = moments.get(node.output[0])
+    codes = quantize(array, q)
+    if seen is not None and config.rounding == "gptq" and q.block_size is None:
+        codes = _rounded_by_data(array, q, axis, seen)
+    if seen is not None and config.bias_correction:
+        bias = _corrected_bias(draft, node, array, dequantize(codes, q), axis, bias, seen)
+    key = (name, axis, q.scale.tobytes() + codes.tobytes())
+    if key not in done:
+        done[key] = dequantized(draft, made, name, codes, q)
+    node.input[1] = done[key]
+    if bias is None or q.block_size is not None:
+        return
+    scale = np.asarray(x.scale.astype(np.float64) * q.scale, np.float32)
+    scale = np.maximum(scale, np.finfo(np.float32).tiny)
+    steps = np.rint(bias.astype(np.float64) / scale)
+    stored = draft.constant(f"{node.input[2]}_quantized", steps.astype(np.int32))
+    parts = [
+        draft.constant(f"{node.input[2]}_scale", scale),
+        draft.constant(f"{node.input[2]}_zero_point", np.zeros(scale.shape, np.int32)),
+    ]
+    out = draft.fresh(f"{node.input[2]}_dequantized")
+    attrs: dict[str, Any] = {"axis": 0} if scale.ndim else {}
+    made.append(draft.node("DequantizeLinear", [stored, *parts], [out], **attrs))
+    node.input[2] = out
+
+
+def _rounded_by_data(array: Array, q: QParams, axis: int, seen: Moments) -> Array:
+    """Codes of weights by GPTQ, group by group."""
+    rows = _rows(array, axis)
+    along = replace(q, axis=0 if q.axis is not None else None)
+    groups = len(seen.squares)
+    each = len(rows) // groups
+    parts = []
+    for group, part in enumerate(rows.reshape(groups, each, -1)):
+        own = slice(group * each, (group + 1) * each)
+        grid = along
+        if along.axis is not None:
+            grid = replace(along, scale=q.scale[own], zero_point=q.zero_point[own])
+        parts.append(gptq(part, grid, seen.squares[group]))
+    codes = np.concatenate(parts)
+    turned: Array = codes.reshape(array.shape) if axis == 0 else codes.T
+    return np.ascontiguousarray(turned)
+
+
+def _corrected_bias(
+    draft: Draft,
+    node: onnx.NodeProto,
+    array: Array,
+    back: Array,
+    axis: int,
+    bias: Array | None,
+    seen: Moments,
+) -> Array | None:
+    """The bias less what the weights' errors add to the mean of each output; the node gets it."""
+    has_other = len(node.input) > 2 and node.input[2] and bias is None
+    if has_other or node.op_type == "MatMul":
+        return bias  # one that is not understood, or nowhere to put it
+    rows = _rows(back.astype(np.float64) - array, axis)
+    groups = len(seen.mean)
+    error = np.einsum("gok,gk->go", rows.reshape(groups, len(rows) // groups, -1), seen.mean)
+    old = np.zeros(len(rows)) if bias is None else bias.astype(np.float64)
+    corrected = (old - error.reshape(-1)).astype(np.float32)
+    name = draft.constant(f"{node.output[0]}_corrected_bias", corrected)
+    if len(node.input) > 2:
+        node.input[2] = name
+    else:
+        node.input.append(name)
+    found: Array = corrected
+    return found
+
+
+def _rows(array: Array, axis: int) -> Array:
+    """Weights as (outputs, k)."""
+    rows: Array = array.reshape(len(array), -1) if axis == 0 else array.T
+    return rows
+
+
+def _constant_bias(draft: Draft, node: onnx.NodeProto) -> Array | None:
+    """The bias of a product that int32 can stand for."""
+    name = node.input[2] if len(node.input) > 2 else ""
+    bias = draft.arrays.get(name)
+    if bias is None or bias.ndim != 1 or attributes(node).get("beta", 1.0) != 1.0:
+        return None
+    return bias
+
+
+def weight_axis(node: onnx.NodeProto, array: Array) -> int:
+    """The axis of output channels."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm" and attributes(node).get("transB", 0):
+        return 0
+    return array.ndim - 1
+
+
+def weight_qparams(array: Array, grid: Grid, axis: int) -> QParams:
+    """The grid of a product's weights, whose output channels lie along `axis`."""
+    options: dict[str, Any] = {"signed": grid.signed, "symmetric": grid.symmetric}
+    if grid.symmetric and grid.bits <= 8:
+        options["narrow"] = True  # -127: no product of two extremes overflows a pair
+    if grid.granularity == "per_channel":
+        options["axis"] = axis
+    elif grid.granularity == "per_block":
+        # along what is summed
+        options |= {"axis": _summed_axis(axis, array.ndim), "block_size": grid.block_size}
+    return choose_qparams(array, grid.bits, **options)
+
+
+def _summed_axis(axis: int, rank: int) -> int:
+    return 1 if axis == 0 else rank - 2
