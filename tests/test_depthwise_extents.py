@@ -8,6 +8,7 @@ from itertools import product as combinations
 
 import numpy as np
 import pytest
+from corrupt_rows import check_corrupt_rows
 from kernel_trace import TooLong, strays, touched, trace_kernel
 from product_cases import Tally
 
@@ -95,31 +96,13 @@ def test_corrupt_rows(spec: DepthwiseSpec) -> None:
     """One to three fields replaced by anything: refused, or every touch still inside."""
     kernel = KERNELS_BY_SPEC[spec]
     tally = Tally(kernel.name, seed=602)
-    refused = too_long = 0
-    for seed, row in rows_of(spec, 602_000, 200):
-        rng = np.random.default_rng(seed + 1)
-        for name in rng.choice(SIZES, rng.integers(1, 4), replace=False):
-            row[name] = int(rng.choice(np.array(ANYTHING, object)))
+
+    def repair(row: dict[str, int], rng: np.random.Generator) -> None:
         if rng.random() < 0.5:  # give it the scratch it asks for, to get past that check
             row["scratch_nbytes"] = max(0, -(-scratch_nbytes(row, spec) // 64) * 64)
-        try:
-            extents = kernel.extents(row)
-        except ValueError:
-            refused += 1
-            continue
-        if any(e.nbytes > 2**24 for e in extents):
-            refused += 1  # no arena of a test is that large: verify refuses it
-            continue
-        for thread in range(2):
-            try:
-                trace = trace_kernel(kernel, row, thread, 2, limit=8_000)
-            except TooLong:
-                too_long += 1
-                continue
-            found = strays(trace, kernel, extents)
-            tally.expect((seed, row), not found, f"{len(found)} strays, {found[:1]}")
-    print(f"{refused} refused, {too_long} too long to trace, {tally.cases} traced")
-    tally.finish()
+
+    rows = rows_of(spec, 602_000, 200)
+    check_corrupt_rows(kernel, rows, SIZES, ANYTHING, tally, limit=8_000, repair=repair)
 
 
 def test_misaligned_operands_are_refused() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_trace import SLACK, TooLong, strays, touched, trace_kernel
+from corrupt_rows import check_corrupt_rows
+from kernel_trace import SLACK, strays, touched, trace_kernel
 from product_cases import ProductBench, Tally, conv_node, draw_numbers, forced, tile_rows
 
 from qrt.gemm.driver import FIELDS, FLOAT_PRODUCTS, PRODUCTS, row_sums_kernel
@@ -24,7 +25,9 @@ from qrt.ops import conv
 KERNELS = [
     pytest.param(kernel, id=kernel.name)
     for kernel in (
-        *(PRODUCTS[row] for row in tile_rows()), *FLOAT_PRODUCTS.values(), row_sums_kernel
+        *(PRODUCTS[row] for row in tile_rows()),
+        *FLOAT_PRODUCTS.values(),
+        row_sums_kernel,
     )
 ]
 OPERANDS = ("x", "y", "panels", "columns", "sums", "pad", "limits", "rows")
@@ -204,52 +207,17 @@ def test_honest_rows(kernel: Kernel) -> None:
     tally.finish()
 
 
+ANYTHING = (
+    -1, 0, 1, 2, 3, 5, 7, 16, 64, 1000, 2**20, 2**31, 2**32, 2**39, 2**40, 2**62, -(2**63),
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_corrupt_rows(kernel: Kernel) -> None:
     """One to three fields replaced by anything: refused, or every touch still inside."""
     tally = Tally(kernel.name, seed=502)
-    refused = too_long = 0
-    values = (
-        -1,
-        0,
-        1,
-        2,
-        3,
-        5,
-        7,
-        16,
-        64,
-        1000,
-        2**20,
-        2**31,
-        2**32,
-        2**39,
-        2**40,
-        2**62,
-        -(2**63),
-    )
-    for seed, row in rows_of(kernel, 502_000, 150):
-        rng = np.random.default_rng(seed + 1)
-        for name in rng.choice(SIZES, rng.integers(1, 4), replace=False):
-            row[name] = int(rng.choice(np.array(values, object)))
-        try:
-            extents = kernel.extents(row)
-        except ValueError:
-            refused += 1
-            continue
-        if any(e.nbytes > 2**24 for e in extents):
-            refused += 1  # no arena of a test is that large: verify refuses it
-            continue
-        for thread in range(2):
-            try:
-                trace = trace_kernel(kernel, row, thread, 2, limit=8_000)
-            except TooLong:
-                too_long += 1
-                continue
-            found = strays(trace, kernel, extents)
-            tally.expect((seed, row), not found, f"{len(found)} strays, {found[:1]}")
-    print(f"{refused} refused, {too_long} too long to trace, {tally.cases} traced")
-    tally.finish()
+    rows = rows_of(kernel, 502_000, 150)
+    check_corrupt_rows(kernel, rows, SIZES, ANYTHING, tally, limit=8_000)
 
 
 def overflowing_rows() -> list[tuple[str, dict[str, int]]]:
