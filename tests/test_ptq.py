@@ -13,7 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import qrt
+from qrt.api.quantization import run_float
 from qrt.errors import InputError, ModelError, QrtError, QuantizationError
+from qrt.ptq.compare import compare_models
 from qrt.ptq.config import PRESETS, Grid, QuantConfig, Rule
 from qrt.ptq.moments import rows_of
 from qrt.ptq.observers import BINS, OBSERVERS, Histogram
@@ -315,3 +317,50 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     wrong = qrt_command("quantize", FLOAT, "--data", str(FLOAT), "-o", tmp_path / "no.onnx")
     assert wrong.code == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["few.onnx", "out.onnx", "samples.npy"]
+
+
+def test_layers_are_compared_alone_and_together() -> None:
+    made = qrt.quantize_static(FLOAT, CALIBRATION)
+    found = compare_models(FLOAT, made, X[:8], run_float)
+    assert found.samples == 8
+    names = {layer.tensor for layer in found.layers}
+    assert {n.output[0] for n in onnx.load(FLOAT).graph.node if n.op_type == "Conv"} <= names
+    for layer in found.layers:
+        assert layer.local_sqnr >= layer.accumulated_sqnr - 3  # noise may cancel, a little
+        assert layer.accumulated_sqnr > 20
+    same = compare_models(FLOAT, FLOAT, X[:2], run_float)
+    assert all(layer.accumulated_sqnr == np.inf for layer in same.layers)
+
+
+def test_causes_are_named() -> None:
+    rng = np.random.default_rng(6)
+    w = rng.standard_normal((16, 8)).astype(np.float32)
+    w[:, 3] *= 100
+    model, x = _linear(w), rng.standard_normal((40, 16)).astype(np.float32)
+    grid = Grid(signed=True, symmetric=True)  # per tensor
+    made = qrt.quantize_static(model, x, QuantConfig(weights=grid, quantize_outputs=True))
+    (layer,) = compare_models(model, made, x, run_float).layers
+    assert "one wide channel: 3" in layer.cause
+    (far,) = compare_models(model, made, 5 * x, run_float).layers
+    assert "saturation" in far.cause
+    assert "one wide channel" in compare_models(model, made, x, run_float).page("a < b")
+
+
+def test_models_that_have_nothing_in_common_are_refused() -> None:
+    other = _linear(np.ones((3, 2), np.float32))
+    with pytest.raises(ModelError, match="the same inputs"):
+        compare_models(FLOAT, other, X[:1], run_float)
+    with pytest.raises(InputError, match="are empty"):
+        compare_models(FLOAT, FLOAT, X[:0], run_float)
+
+
+def test_comparison_from_the_command_line(tmp_path: Path) -> None:
+    samples, out, page = tmp_path / "x.npy", tmp_path / "q.onnx", tmp_path / "layers.html"
+    np.save(samples, X[:20])
+    assert qrt_command("quantize", FLOAT, "--data", samples, "-o", out).code == 0
+    done = qrt_command("compare", FLOAT, out, "--data", samples, "--html", page, "--samples", "4")
+    assert done.code == 0, done.err
+    assert "accumulated dB" in done.out
+    assert "<table>" in page.read_text()
+    told = qrt_command("compare", FLOAT, out, "--data", samples, "--json").json
+    assert told["samples"] == 20

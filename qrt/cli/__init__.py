@@ -1,5 +1,5 @@
 """The command line: `qrt run`, `bench`, `bench kernels`, `explain`, `inspect`, `quantize`, `size`,
-`supported`, `demo`.
+`compare`, `supported`, `demo`.
 
 Exit codes: 0 fine; 1 the demo scored too low; 2 bad input (one line on stderr says which); 3 a
 mistake of qrt's own; 130 interrupted.
@@ -16,7 +16,18 @@ from typing import NoReturn
 
 import qrt
 from qrt import knobs
-from qrt.cli import bench, bench_kernels, demo, explain, inspect, quantize, run, size, supported
+from qrt.cli import (
+    bench,
+    bench_kernels,
+    compare,
+    demo,
+    explain,
+    inspect,
+    quantize,
+    run,
+    size,
+    supported,
+)
 from qrt.cli.screen import one_line, tolerate_encoding
 from qrt.errors import QrtError
 
@@ -28,6 +39,7 @@ COMMANDS = (
     inspect.COMMAND,
     quantize.COMMAND,
     size.COMMAND,
+    compare.COMMAND,
     supported.COMMAND,
     demo.COMMAND,
 )
