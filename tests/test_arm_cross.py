@@ -48,7 +48,8 @@ def machine_of(body: bytes) -> int:
 def some_kernels() -> list[Kernel]:
     """The interpreter, a kernel of plain loops, one of libm-free floats, and every product row."""
     products = [PRODUCTS[t, "u8"] for t in ARM_TILES if t.family == "neon"]
-    names = ("vm_run", "vm_serve", "vm_stop", "gemm_row_sums", "softmax_f32")
+    sums = ("gemm_pixel_sums", "gemm_window_sums")
+    names = ("vm_run", "vm_serve", "vm_stop", *sums, "softmax_f32")
     return [*products, *(KERNELS[n] for n in names if n in KERNELS)]
 
 

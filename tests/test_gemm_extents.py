@@ -5,6 +5,7 @@ The kernels' own source runs in Python here (`kernel_trace`), so nothing is prov
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import product as combinations
@@ -16,18 +17,25 @@ from corrupt_rows import check_corrupt_rows
 from kernel_trace import SLACK, strays, touched, trace_kernel
 from product_cases import ProductBench, Tally, conv_node, draw_numbers, forced, tile_rows
 
-from qrt.gemm.driver import FIELDS, FLOAT_PRODUCTS, PRODUCTS, row_sums_kernel
+from qrt.gemm.driver import FIELDS, FLOAT_PRODUCTS, PRODUCTS
 from qrt.gemm.extents import LIMIT, check_geometry, input_nbytes
+from qrt.gemm.row_sums import pixel_sums_kernel, window_sums_kernel
 from qrt.gemm.table import TileSpec
 from qrt.jit.declare import Kernel
 from qrt.ops import conv
 
+# kernels of the row sums, and the sizes of what they write
+SUMS = {
+    pixel_sums_kernel.name: ("groups", "batch", "height", "width"),
+    window_sums_kernel.name: ("groups", "batch", "out_height", "out_width"),
+}
 KERNELS = [
     pytest.param(kernel, id=kernel.name)
     for kernel in (
         *(PRODUCTS[row] for row in tile_rows()),
         *FLOAT_PRODUCTS.values(),
-        row_sums_kernel,
+        pixel_sums_kernel,
+        window_sums_kernel,
     )
 ]
 OPERANDS = ("x", "y", "panels", "columns", "sums", "pad", "limits", "rows")
@@ -181,10 +189,12 @@ def test_honest_rows(kernel: Kernel) -> None:
         writes: Counter[int] = Counter()
         for trace in traces:
             writes.update(touched(trace, kernel, "y", writes=True))
-        wrote = range(4 * m * row["groups"] if kernel is row_sums_kernel else m * row["y_pixel"])
+        wrote = range(m * row["y_pixel"])
+        if kernel.name in SUMS:
+            wrote = range(4 * math.prod(row[name] for name in SUMS[kernel.name]))
         tally.expect((seed, row), writes == Counter(wrote), "y is not written once per byte")
         tally.expect((seed, row), by_name["y"].nbytes == len(wrote), "the extent of y is not tight")
-        if kernel is not row_sums_kernel:
+        if kernel.name not in SUMS:
             for name in ("panels", "columns"):
                 last = max(max(touched(t, kernel, name), default=-1) for t in traces)
                 unread = by_name[name].nbytes - 1 - last

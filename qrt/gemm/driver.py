@@ -10,27 +10,15 @@ to a dot group: a float32 is a group of its own, and nothing here knows it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from qrt.gemm.extents import (
-    GEOMETRY,
-    LANES,
-    check_geometry,
-    input_nbytes,
-    product_extents,
-    rows_nbytes,
-)
+from qrt.gemm.extents import GEOMETRY, LANES, product_extents
 from qrt.gemm.table import EPILOGUES, FLOAT_EPILOGUE, FLOAT_TILES, TILES, WEIGHT_NBYTES, TileSpec
 from qrt.gemm.tiles import tiles as tile_functions
 from qrt.gemm.widen import widen_rows, words_nbytes
-from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
-from qrt.simd.memory import as_i32, as_i64, as_u8, operand, put_ramp
-from qrt.simd.scalar import share
-from qrt.simd.vectors import add_i32x16, load_u8_as_i32x16, splat_i32x16, sum_lanes_i32x16
+from qrt.jit.declare import Kernel, helper, kernel, slots
+from qrt.simd.memory import as_i64, operand, put_ramp
 
 FIELDS = (
     "x",
@@ -332,62 +320,3 @@ PRODUCTS: dict[tuple[TileSpec, str], Any] = {
 FLOAT_PRODUCTS: dict[TileSpec, Any] = {
     tile: make_kernel(tile, FLOAT_EPILOGUE) for tile in FLOAT_TILES
 }
-
-
-@helper
-def sum_bytes(x, n):  # type: ignore[no-untyped-def]
-    """The sum of n < 2**23 bytes."""
-    lanes = splat_i32x16(np.int32(0))
-    i = 0
-    while i + 16 <= n:
-        lanes = add_i32x16(lanes, load_u8_as_i32x16(x + i))
-        i += 16
-    total = sum_lanes_i32x16(lanes)
-    while i < n:
-        total += np.int32(as_u8(x)[i])
-        i += 1
-    return total
-
-
-def row_sums_extents(row: Mapping[str, int]) -> list[Extent]:
-    """Extents of the row sums: x as the product reads it, int32 (groups, m) in y."""
-    check_geometry(row)
-    m = row["batch"] * row["out_height"] * row["out_width"]
-    taps = row["kernel_h"] * row["kernel_w"]
-    return [
-        Extent("x", input_nbytes(row)),
-        Extent("y", 4 * m * row["groups"], writes=True),
-        Extent("pad", row["channels"]),
-        Extent("rows", row["max_threads"] * rows_nbytes(taps, 1), writes=True),
-    ]
-
-
-@kernel("gemm_row_sums", FIELDS, row_sums_extents, family="gemm_sums")
-def row_sums_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    threads = min(threads, row[MAX_THREADS])
-    m_total = row[BATCH] * row[OUT_HEIGHT] * row[OUT_WIDTH]
-    if thread >= threads or m_total == 0:
-        return 0
-    taps = row[KERNEL_H] * row[KERNEL_W]
-    channels = row[CHANNELS]
-    work = operand(row, ROWS, arena, constants) + thread * (5 * LANES + 3 * taps) * 8
-    prepare_rows(row, work)
-    pad = operand(row, PAD, arena, constants)
-    start, stop = share(m_total, thread, threads, 16)
-    for group in range(row[GROUPS]):
-        x = operand(row, X, arena, constants) + group * row[X_GROUP]
-        y = as_i32(operand(row, Y, arena, constants) + group * m_total * 4)
-        image, oy, ox = place(row, start)
-        dense = is_dense(row)
-        for m in range(start, stop):
-            if dense:
-                y[m] = sum_bytes(x + m * row[X_PIXEL], channels)
-                continue
-            rows, row_step, offsets = fill_rows(row, x, pad, work, 1, 1, image, oy, ox)
-            image, oy, ox = advance(row, 1, image, oy, ox)
-            total = 0
-            for tap in range(taps):
-                at = as_i64(rows + tap * row_step)[0] + as_i64(offsets)[tap]
-                total += sum_bytes(at, channels)
-            y[m] = np.int32(total)
-    return 0

@@ -10,14 +10,15 @@ import numpy as np
 from qrt.errors import UnsupportedError
 from qrt.gemm.blocking import block_panels, run_tiles
 from qrt.gemm.choice import fastest, measures, modelled
-from qrt.gemm.driver import PRODUCTS, row_sums_kernel
-from qrt.gemm.extents import rows_nbytes, work_nbytes
+from qrt.gemm.driver import PRODUCTS
+from qrt.gemm.extents import work_nbytes
 from qrt.gemm.pack import KR, column_positions, pack_columns, pack_weights, panel_nbytes
 from qrt.gemm.pack_kernel import pack_kernel
 from qrt.gemm.run_time_columns import SCALED_F32, run_time_columns_kernel
 from qrt.gemm.table import WEIGHT_NBYTES, TileSpec, padded_columns, select_tile
 from qrt.ir import Value
 from qrt.ops.product import Product, max_scaled, sum_bound, weight_sums, wrap_i32
+from qrt.ops.row_sums import lower_row_sums
 from qrt.ops.spec import Array, Lowering, Operand
 from qrt.simd.caches import cache_sizes
 
@@ -196,7 +197,7 @@ def emit_product(
     pad: Operand,
 ) -> None:
     """Emit the product by `tile`, after the row sums where a weight zero point is not 0."""
-    m, n, channels = outputs(geometry), geometry["n"], geometry["channels"]
+    n, channels = geometry["n"], geometry["channels"]
     taps = geometry["kernel_h"] * geometry["kernel_w"]
     limits = [0 if product.y is None else int(product.y.zero_point), product.qmin, product.qmax, 0]
     fields = geometry | blocking(program, tile, groups, geometry)
@@ -205,19 +206,7 @@ def emit_product(
     has_sums = product.w_zero_point_code is not None or bool(product.w_zero_point.any())
     sums: Operand | int = 0
     if has_sums:
-        sums = program.scratch(4 * m * groups)
-        program.emit(
-            row_sums_kernel,
-            **(fields | {"has_sums": 0}),
-            x=x,
-            y=sums,
-            panels=0,
-            columns=0,
-            sums=0,
-            pad=pad,
-            limits=0,
-            rows=program.scratch(threads * rows_nbytes(taps, 1)),
-        )
+        sums = lower_row_sums(program, fields, x, pad)
     program.emit(
         PRODUCTS[tile, product.epilogue],
         **(fields | {"has_sums": int(has_sums)}),

@@ -260,3 +260,55 @@ sum_lanes_i32x16 = _fold("i32", "sum", "add")
 max_lanes_f32x16 = _fold("f32", "max", "fcmp_ordered", ">")
 min_lanes_f32x16 = _fold("f32", "min", "fcmp_ordered", "<")
 max_lanes_i32x16 = _fold("i32", "max", "icmp_signed", ">")
+
+
+def _sum_bytes(lane: str, count: int) -> Any:
+    def sum_lanes(typingctx: Any, value: Any) -> Any:
+        from llvmlite import ir
+        from numba import types
+
+        from qrt.simd.emit import declared
+        from qrt.simd.vector_types import Vector
+
+        vector = Vector(lane, count)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            word = ir.IntType(32)
+            wide = ir.VectorType(word, count)
+            name = f"llvm.vector.reduce.add.v{count}i32"
+            add = declared(builder.module, name, word, [wide])
+            return builder.call(add, [builder.zext(args[0], wide)])
+
+        return types.int32(vector), codegen
+
+    # LLVM makes psadbw of it where there is one
+    return _named(sum_lanes, f"sum_{lane}x{count}", f"The sum of {count} {lane}, int32.")
+
+
+sum_u8x64, sum_u8x16 = _sum_bytes("u8", 64), _sum_bytes("u8", 16)
+
+
+def _first(lane: str, count: int) -> Any:
+    def first(typingctx: Any, value: Any, n: Any) -> Any:
+        from llvmlite import ir
+        from numba import types
+
+        from qrt.simd.emit import splat
+        from qrt.simd.vector_types import Vector
+
+        vector = Vector(lane, count)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = vector.llvm
+            places = ir.Constant(kind, list(range(count)))
+            limit = splat(builder, builder.trunc(args[1], kind.element), kind)
+            kept = builder.icmp_unsigned("<", places, limit)
+            return builder.select(kept, args[0], ir.Constant(kind, [0] * count))
+
+        return vector(vector, types.int64), codegen
+
+    doc = f"`value` with 0 in lanes n and behind, 0 <= n <= {count}."
+    return _named(first, f"first_{lane}x{count}", doc)
+
+
+first_u8x16 = _first("u8", 16)
