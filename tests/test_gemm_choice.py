@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,7 @@ def test_folders_that_cannot_be_written(
         folder.write_text("")
     elif what == "read-only":
         folder.mkdir()
-        monkeypatch.setattr(timings.os, "replace", _refuse)
+        monkeypatch.setattr(os, "replace", _refuse)
     else:
         monkeypatch.setattr(timings.Path, "mkdir", _refuse)
     monkeypatch.setattr(timings, "cache_dir", lambda: folder)

@@ -46,13 +46,12 @@ def read_object(digest: str) -> bytes | None:
 
 def write_object(digest: str, body: bytes) -> None:
     """Keep `body` under `digest`; says nothing when the folder cannot be written."""
-    write_file(f"{digest}.o", _MAGIC + hashlib.sha256(body).digest() + body)
+    write_file(cache_dir() / f"{digest}.o", _MAGIC + hashlib.sha256(body).digest() + body)
 
 
-def write_file(name: str, data: bytes) -> None:
-    """Keep a file in the folder; says nothing when it cannot be written."""
-    folder = cache_dir()
+def write_file(path: Path, data: bytes) -> None:
+    """Keep a file, making its folder; says nothing when it cannot be written."""
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with whole_file(folder / name, mode=0o600) as file:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with whole_file(path, mode=0o600) as file:
             file.write(data)

@@ -56,7 +56,8 @@ def write_timing(key: str, times: Mapping[str, int]) -> None:
     timings[key] = dict(times)
     for oldest in list(timings)[: max(0, len(timings) - MAX_ENTRIES)]:
         del timings[oldest]
-    write_file(FILE, json.dumps({"version": VERSION, "timings": timings}).encode())
+    data = json.dumps({"version": VERSION, "timings": timings}).encode()
+    write_file(cache_dir() / FILE, data)
 
 
 @cache
