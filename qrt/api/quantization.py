@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import onnx
 
     from qrt.api.loading import Model
-    from qrt.ptq.calibrate import Feeds
     from qrt.ptq.config import QuantConfig
+    from qrt.ptq.samples import Feeds
 
 
 def quantize_static(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 
 from qrt.api.quantization import run_float
@@ -29,10 +28,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the layers of least local SQNR first."""
-    from qrt.ptq.calibrate import read_samples
     from qrt.ptq.compare import compare_models  # imports onnx, which --help does not need
+    from qrt.ptq.samples import SampleFiles
 
-    data = islice(read_samples(args.data), args.samples)
+    data = SampleFiles(args.data, args.samples)
     found = compare_models(args.first, args.second, data, run_float)
     if args.html:
         title = f"{Path(args.second).name} against {Path(args.first).name}"

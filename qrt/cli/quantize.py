@@ -93,12 +93,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _samples(path: str, most: int | None) -> object:
     """What `--data` names, as `qrt.quantize_static` takes it."""
-    import itertools
+    from qrt.ptq.samples import SampleFiles
 
-    from qrt.ptq.calibrate import read_samples
-
-    data = read_samples(path)
-    return data if most is None else itertools.islice(data, most)
+    return SampleFiles(path, most)
 
 
 def _progress(done: int) -> None:

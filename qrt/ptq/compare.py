@@ -17,9 +17,10 @@ import onnx
 from onnx import helper
 
 from qrt.errors import InputError, ModelError
-from qrt.ptq.calibrate import Feeds, Runner, feeds_of
+from qrt.ptq.calibrate import Runner
 from qrt.ptq.draft import Draft, Model
 from qrt.ptq.prepare import constants_to_arrays
+from qrt.ptq.samples import Feeds, Samples
 from qrt.quant.affine import Array
 
 CLIPPED = 0.01  # share beyond the grid from which saturation is a cause
@@ -123,7 +124,7 @@ class Comparison:
 
 
 def compare_models(first: Model, second: Model, data: Any, runner: Runner) -> Comparison:
-    """`second` (quantized) against `first` (float) on `data` (see `feeds_of`).
+    """`second` (quantized) against `first` (float) on `data` (see `Samples`).
 
     Raises ModelError when their inputs differ or they share no tensor, InputError without data.
     """
@@ -151,7 +152,7 @@ def compare_models(first: Model, second: Model, data: Any, runner: Runner) -> Co
         runner(_with_outputs(b, shared)),
         lambda feeds: alone({name: array for name, array in feeds.items() if name in read}),
     )
-    return _measured(runs, shared, a, b, feeds_of(data, a.inputs))
+    return _measured(runs, shared, a, b, Samples(data, a.inputs))
 
 
 def _measured(

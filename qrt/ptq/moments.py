@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 
 from qrt.errors import InputError
-from qrt.ptq.calibrate import Feeds, Runner, with_outputs
+from qrt.ptq.calibrate import Runner, with_outputs
 from qrt.ptq.draft import Draft, attributes
+from qrt.ptq.samples import Feeds
 from qrt.quant.affine import Array
 
 MOST_POSITIONS = 4096  # of one sample and group that count; of more every n-th

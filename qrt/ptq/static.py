@@ -17,7 +17,7 @@ import onnx
 
 from qrt.ir import QParams
 from qrt.ptq.backends import PRODUCTS
-from qrt.ptq.calibrate import Runner, feeds_of, observe
+from qrt.ptq.calibrate import Runner, observe
 from qrt.ptq.config import QuantConfig, config_of
 from qrt.ptq.constants import dequantized, qparams_of
 from qrt.ptq.draft import Draft, Model
@@ -25,6 +25,7 @@ from qrt.ptq.moments import Moments, collect
 from qrt.ptq.observers import Observer
 from qrt.ptq.plan import Plan, make_plan
 from qrt.ptq.prepare import prepare
+from qrt.ptq.samples import Samples
 from qrt.ptq.static_weights import quantize_product
 from qrt.quant.affine import quantize
 from qrt.quant.choose import choose_qparams, qparams_of_ranges
@@ -39,7 +40,7 @@ def quantize_static(
     runner: Runner,
     progress: Callable[[int], None] = lambda done: None,
 ) -> onnx.ModelProto:
-    """A QDQ model of float `model`, its ranges seen on `data` (see `feeds_of`).
+    """A QDQ model of float `model`, its ranges seen on `data` (see `Samples`).
 
     Raises ModelError for a model that is quantized already, InputError for data that are empty or
     do not fit, QuantizationError for a config that names what is not there, and for values that
@@ -55,13 +56,12 @@ def quantize_static(
         if name not in plan.shared and name not in plan.bounded
     }
     needs_moments = chosen.bias_correction or chosen.rounding != "nearest"
-    if needs_moments:
-        data = list(feeds_of(data, draft.inputs))  # an iterator would be used up
-    observers = observe(draft, kinds, feeds_of(data, draft.inputs), runner, progress)
+    samples = Samples(data, draft.inputs, keep=needs_moments)
+    observers = observe(draft, kinds, samples, runner, progress)
     moments: dict[str, Moments] = {}
     if needs_moments:
         products = [n for n in plan.nodes if n.op_type in PRODUCTS and n.input[1] in draft.arrays]
-        moments = collect(draft, products, feeds_of(data, draft.inputs), runner)
+        moments = collect(draft, products, samples, runner)
     return insert(draft, plan, chosen, activation_qparams(plan, observers), moments)
 
 

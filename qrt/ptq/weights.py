@@ -18,11 +18,12 @@ import onnx
 
 from qrt.errors import QuantizationError
 from qrt.ir import QParams
-from qrt.ptq.calibrate import Runner, feeds_of
+from qrt.ptq.calibrate import Runner
 from qrt.ptq.draft import Draft, Model, attributes
 from qrt.ptq.gptq import gptq
 from qrt.ptq.moments import collect
 from qrt.ptq.prepare import prepare
+from qrt.ptq.samples import Samples
 from qrt.quant.affine import Array, dequantize, quantize, spread_over
 from qrt.quant.choose import choose_qparams
 from qrt.quant.packing import pack
@@ -71,7 +72,7 @@ def quantize_weights(
     moments: dict[str, Array] = {}
     if method == "gptq":
         nodes = [n for n in draft.nodes if n.output[0] in products and n.op_type != "Conv"]
-        found = collect(draft, nodes, feeds_of(data, draft.inputs), runner)
+        found = collect(draft, nodes, Samples(data, draft.inputs), runner)
         moments = {name: entry.squares[0] for name, entry in found.items()}
     made: list[onnx.NodeProto] = []
     done: dict[tuple[str, bool], str] = {}
