@@ -79,6 +79,13 @@ def test_static_products_run_in_integers(preset: str) -> None:
     assert not [k for k in products if k.startswith("gemm_f32")]
 
 
+def test_a_clamp_reads_what_its_product_gives_before_that_is_rounded() -> None:
+    made = qrt.quantize_static(FLOAT, CALIBRATION)
+    makers = {node.output[0]: node.op_type for node in made.graph.node}
+    clamped = {makers[n.input[0]] for n in made.graph.node if n.op_type in ("Relu", "Clip")}
+    assert clamped == {"Conv", "Add"}
+
+
 @pytest.mark.parametrize("observer", OBSERVERS)
 def test_observers(observer: str) -> None:
     config = QuantConfig(activations=Grid(observer=observer))
