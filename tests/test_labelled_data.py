@@ -15,27 +15,15 @@ import numpy as np
 import pytest
 
 import qrt
+from bench.labelled import digits, normalized
 from tests.graphs.draw import Array
 
 POINTS = 0.003
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
-
-
-def normalized(u: Array) -> Array:
-    """NHWC bytes as ImageNet networks want them: NCHW float32."""
-    x = (u.astype(np.float32) / np.float32(255) - MEAN) / DEVIATION
-    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 
 
 def signed(u: Array) -> Array:
     """Bytes less 128."""
     return (u.astype(np.int16) - 128).astype(np.int8)
-
-
-def digits(u: Array) -> Array:
-    """Bytes as floats, one channel."""
-    return u.astype(np.float32)[:, None]
 
 
 def unit_digits(u: Array) -> Array:

@@ -66,7 +66,7 @@ def make_plan(draft: Draft, config: QuantConfig) -> Plan:
         ):
             continue  # alone among float operators it would only lose precision
         plan.nodes.append(node)
-        # what a clamp reads has a grid already, or is left to the clamp and must not be rounded twice
+        # what a clamp reads has a grid already, or is left to the clamp: no rounding twice
         for name in () if node.op_type in CLAMPS else inputs:
             if name not in draft.arrays or node.op_type not in PRODUCTS:
                 plan.grids.setdefault(name, config.tensors.get(name, grid))
