@@ -20,20 +20,24 @@ def quantize_static(
     calibration_data: Any,
     config: QuantConfig | str | None = None,
     *,
+    form: str = "qdq",
     progress: Callable[[int], None] = lambda done: None,
 ) -> onnx.ModelProto:
-    """A QDQ model of float `model`, its ranges seen while qrt runs it on `calibration_data`.
+    """A static model of float `model`, its ranges seen while qrt runs it on `calibration_data`.
 
     calibration_data: an array of samples (first axis), a dict of them by input, an .npz file or a
     folder of such, or an iterable of feeds; some hundred samples do. config: a `QuantConfig` or the
-    name of a preset (`qrt.ptq.config.PRESETS`). `progress` is told how many runs are done.
+    name of a preset (`qrt.ptq.config.PRESETS`). form: "qdq" puts QuantizeLinear and
+    DequantizeLinear around float operators; "qoperator" writes QLinearConv, QLinearMatMul and
+    com.microsoft's QGemm, QLinearAdd, ... where there is one of 8 bits. `progress` is told how many
+    runs are done.
 
     Raises ModelError for a model that is quantized already, InputError for data that are empty or
     do not fit, QuantizationError for values that are not finite and names that are not there.
     """
     from qrt.ptq.static import quantize_static as recipe
 
-    return recipe(model, calibration_data, config, run_float, progress)
+    return recipe(model, calibration_data, config, run_float, progress, form)
 
 
 def quantize_dynamic(

@@ -42,7 +42,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--method", default="rtn", help="of --recipe weights: rtn, mse, hqq or gptq"
     )
     parser.add_argument(
-        "--form", default="blocked", help="of --recipe weights: blocked or matmulnbits"
+        "--form",
+        help="how it is written: qdq (default) or qoperator where calibrated, blocked (default) or"
+        " matmulnbits with --recipe weights",
     )
 
 
@@ -55,13 +57,15 @@ def run(args: argparse.Namespace) -> int:
         made = qrt.quantize_dynamic(args.model)
     elif args.recipe == "weights":
         made = qrt.quantize_weights(
-            args.model, args.bits, args.block_size, method=args.method, form=args.form,
-            symmetric=args.method != "hqq", calibration_data=data,
+            args.model, args.bits, args.block_size, method=args.method,
+            form=args.form or "blocked", symmetric=args.method != "hqq", calibration_data=data,
         )  # fmt: skip
     else:
         if data is None:
             raise InputError(f"--recipe {args.recipe} needs --data: samples to see ranges on")
-        made = qrt.quantize_static(args.model, data, args.recipe, progress=_progress)
+        made = qrt.quantize_static(
+            args.model, data, args.recipe, form=args.form or "qdq", progress=_progress
+        )
     before, after = model_size(args.model), model_size(made)
     with whole_file(args.output) as file:
         file.write(made.SerializeToString())

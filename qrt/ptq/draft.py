@@ -139,7 +139,7 @@ class Draft:
         made = onnx.ModelProto()
         made.CopyFrom(self.proto)
         graph = made.graph
-        read = {name for node in self._every(self.nodes) for name in node.input}
+        read = {name for node in self.every(self.nodes) for name in node.input}
         read |= self.outputs
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(self.nodes)
@@ -156,14 +156,14 @@ class Draft:
             onnx.checker.check_model(made, full_check=True)
         return made
 
-    def _every(self, nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    def every(self, nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         """The nodes, and those of their subgraphs."""
         for node in nodes:
             yield node
             for attribute in node.attribute:
                 graphs = [attribute.g] if attribute.HasField("g") else attribute.graphs
                 for graph in graphs:
-                    yield from self._every(graph.node)
+                    yield from self.every(graph.node)
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

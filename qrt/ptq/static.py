@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from qrt.errors import QuantizationError
 from qrt.ir import QParams
 from qrt.ptq.backends import PRODUCTS
 from qrt.ptq.calibrate import Runner, observe
@@ -25,6 +26,7 @@ from qrt.ptq.moments import Moments, collect
 from qrt.ptq.observers import Observer
 from qrt.ptq.plan import Plan, make_plan
 from qrt.ptq.prepare import prepare
+from qrt.ptq.qoperator import FORMS, to_qoperator
 from qrt.ptq.samples import Samples
 from qrt.ptq.static_weights import quantize_product
 from qrt.quant.affine import quantize
@@ -39,13 +41,17 @@ def quantize_static(
     config: QuantConfig | str | None,
     runner: Runner,
     progress: Callable[[int], None] = lambda done: None,
+    form: str = "qdq",
 ) -> onnx.ModelProto:
-    """A QDQ model of float `model`, its ranges seen on `data` (see `Samples`).
+    """A QDQ model of float `model`, its ranges seen on `data` (see `Samples`), or its QOperator
+    form.
 
     Raises ModelError for a model that is quantized already, InputError for data that are empty or
     do not fit, QuantizationError for a config that names what is not there, and for values that
     are not finite.
     """
+    if form not in FORMS:
+        raise QuantizationError(f"form is one of {', '.join(FORMS)}, got {form!r}")
     chosen = config_of(config)
     draft = prepare(model)
     draft.need_opset(WIDE_OPSET if _is_wide(chosen) else OPSET)
@@ -62,7 +68,8 @@ def quantize_static(
     if needs_moments:
         products = [n for n in plan.nodes if n.op_type in PRODUCTS and n.input[1] in draft.arrays]
         moments = collect(draft, products, samples, runner)
-    return insert(draft, plan, chosen, activation_qparams(plan, observers), moments)
+    made = insert(draft, plan, chosen, activation_qparams(plan, observers), moments)
+    return made if form == "qdq" else to_qoperator(made)
 
 
 def activation_qparams(plan: Plan, observers: Mapping[str, Observer]) -> dict[str, QParams]:

@@ -1,0 +1,120 @@
+"""The forms that quantization writes: QDQ, QOperator, float16. Valid ONNX, the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from cli_harness import DATA
+from onnx import numpy_helper, parser
+
+import qrt
+from qrt.errors import QuantizationError
+from qrt.ptq.config import QuantConfig
+from qrt.ptq.qoperator import TARGETS
+
+Array = np.ndarray[Any, Any]
+FLOAT = DATA / "digits_fp32.onnx"
+with np.load(DATA / "digits_test.npz") as _arrays:
+    X = _arrays["x"][:, None].astype(np.float32) / np.float32(16)
+
+# every operator that has a QOperator form but Gemm, some that take integers as they are, and two
+# that have neither (Tanh, ReduceMean)
+MANY = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[1, 4, 8, 8] x) => (float[1, 1, 8] y)
+<int64[3] rows = {1, 16, 8}, float low = {-1.0}, float high = {2.0}> {
+  convolved = Conv <pads = [1, 1, 1, 1]> (x, w, b)
+  clipped = Clip (convolved, low, high)
+  left, right = Split <axis = 1> (clipped)
+  leaky = LeakyRelu <alpha = 0.1> (left)
+  gate = Sigmoid (right)
+  gated = Mul (leaky, gate)
+  both = Concat <axis = 1> (gated, right)
+  pooled = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (both)
+  curved = Tanh (pooled)
+  sum = Add (curved, pooled)
+  small = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (sum)
+  mean = GlobalAveragePool (small)
+  flat = Flatten (mean)
+  one = MatMul (flat, v)
+  square = Reshape (sum, rows)
+  turned = Transpose <perm = [0, 2, 1]> (square)
+  pairs = MatMul (square, turned)
+  shares = Softmax <axis = -1> (pairs)
+  wide = MatMul (shares, square)
+  last = ReduceMean <axes = [1], keepdims = 1> (wide)
+  y = Add (one, last)
+}"""
+
+
+def many_operators() -> onnx.ModelProto:
+    """The model of `MANY` with random weights."""
+    rng = np.random.default_rng(0)
+    model = parser.parse_model(MANY)
+    for name, shape in {"w": (8, 4, 3, 3), "b": (8,), "v": (8, 8)}.items():
+        array = rng.standard_normal(shape).astype(np.float32) / 4
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
+def in_onnxruntime(model: onnx.ModelProto, x: Array) -> Array:
+    """The first output for the first input."""
+    ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    found: Array = session.run(None, {session.get_inputs()[0].name: x})[0]
+    return found
+
+
+def operators(model: onnx.ModelProto) -> set[str]:
+    """Types of its nodes."""
+    return {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize("preset", ["static", "arm"])
+def test_qoperator_form_of_a_classifier(preset: str) -> None:
+    qdq = qrt.quantize_static(FLOAT, X[:40], preset)
+    made = qrt.quantize_static(FLOAT, X[:40], preset, form="qoperator")
+    onnx.checker.check_model(made, full_check=True)
+    assert {"QLinearConv", "QLinearAdd", "QLinearGlobalAveragePool", "QGemm"} <= operators(made)
+    assert not {"Conv", "Add", "Gemm", "Relu", "DequantizeLinear"} & operators(made)
+    (ours,) = qrt.load(made).run(None, {"image": X})
+    assert np.array_equal(ours, qrt.load(qdq).run(None, {"image": X})[0])
+    theirs = in_onnxruntime(made, X)
+    assert np.array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
+    assert np.abs(ours - theirs).max() <= 0.02 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_qoperator_form_of_every_operator(signed: bool) -> None:
+    model = many_operators()
+    preset = "arm" if signed else "static"
+    x = np.random.default_rng(1).standard_normal((20, 4, 8, 8)).astype(np.float32)
+    made = qrt.quantize_static(model, x, preset, form="qoperator")
+    onnx.checker.check_model(made, full_check=True)
+    found = operators(made)
+    assert {name for op, (_, name) in TARGETS.items() if op != "Gemm"} <= found
+    assert {"Tanh", "ReduceMean"} <= found
+    assert not {"Split", "MaxPool", "Flatten", "Reshape", "Transpose"} - found
+    real = {name for node in made.graph.node for name in node.output
+            if node.op_type == "DequantizeLinear"}  # fmt: skip
+    readers = {node.op_type for node in made.graph.node if real.intersection(node.input)}
+    assert readers <= {"Tanh", "ReduceMean", "Add", "QuantizeLinear"}
+    session = qrt.load(made)
+    for sample in x[:5, None]:
+        (ours,), theirs = session.run(None, {"x": sample}), in_onnxruntime(made, sample)
+        (want,) = qrt.load(model).run(None, {"x": sample})
+        # a step or two of the grids apart: com.microsoft's operators round on their own
+        assert np.abs(ours - theirs).max() <= 0.03 * np.abs(want).max()
+        assert np.abs(ours - want).max() <= 0.15 * np.abs(want).max()
+
+
+def test_what_has_no_qoperator_form_stays_qdq() -> None:
+    made = qrt.quantize_static(FLOAT, X[:40], "int16", form="qoperator")
+    assert {"Conv", "QuantizeLinear"} <= operators(made)
+    assert not [op for op in operators(made) if op.startswith("QLinear")]
+    with pytest.raises(QuantizationError, match="form is one of qdq, qoperator"):
+        qrt.quantize_static(FLOAT, X[:1], QuantConfig(), form="dynamic")
