@@ -5,7 +5,12 @@ outputs = session.run(None, {"input": array})
 """
 
 from qrt.api import InferenceSession, Session, SessionOptions, get_available_providers, load
-from qrt.api.quantization import quantize_dynamic, quantize_static, quantize_weights
+from qrt.api.quantization import (
+    quantize_dynamic,
+    quantize_static,
+    quantize_weights,
+    to_float16,
+)
 from qrt.errors import (
     CompileError,
     InputError,
@@ -40,4 +45,5 @@ __all__ = [
     "quantize_dynamic",
     "quantize_static",
     "quantize_weights",
+    "to_float16",
 ]

@@ -118,3 +118,51 @@ def test_what_has_no_qoperator_form_stays_qdq() -> None:
     assert not [op for op in operators(made) if op.startswith("QLinear")]
     with pytest.raises(QuantizationError, match="form is one of qdq, qoperator"):
         qrt.quantize_static(FLOAT, X[:1], QuantConfig(), form="dynamic")
+
+
+@pytest.mark.parametrize("model", [FLOAT, "many"])
+@pytest.mark.parametrize("options", [{}, {"form": "full"}, {"form": "full", "keep_io": False}],
+                         ids=["weights", "full", "full_ends"])  # fmt: skip
+def test_float16(model: Any, options: dict[str, Any]) -> None:
+    proto = many_operators() if model == "many" else onnx.load(model)
+    made = qrt.to_float16(proto, **options)
+    onnx.checker.check_model(made, full_check=True)
+    wide = [t for t in made.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    assert not [t.name for t in wide if np.prod(t.dims) > 1]
+    x = X[:4] if model != "many" else np.random.default_rng(1).random((1, 4, 8, 8), np.float32)
+    name = proto.graph.input[0].name
+    (want,) = qrt.load(proto).run(None, {name: x})
+    fed = x.astype(np.float16) if options.get("keep_io") is False else x
+    (ours,), theirs = qrt.load(made).run(None, {name: fed}), in_onnxruntime(made, fed)
+    assert ours.dtype == theirs.dtype == fed.dtype
+    bound = (0.004 if "form" not in options else 0.02) * np.abs(want).max()
+    assert np.abs(ours - want).max() <= bound
+    assert np.abs(ours - theirs).max() <= bound
+    if "form" not in options:
+        host = [k for row in qrt.load(made).explain().rows for k in row.kernels if "host" in k]
+        assert not host
+        sizes = [len(m.SerializeToString()) for m in (proto, made)]
+        assert model == "many" or sizes[1] < 0.6 * sizes[0]
+
+
+def test_float16_says_what_it_cannot_hold() -> None:
+    model = many_operators()
+    weights = next(t for t in model.graph.initializer if t.name == "w")
+    array = numpy_helper.to_array(weights).copy()
+    array[0, 0, 0] = [1e6, -1e6, np.inf]
+    weights.CopyFrom(numpy_helper.from_array(array, "w"))
+    with pytest.warns(UserWarning, match="2 of 288 values of 'w' lie beyond float16"):
+        made = qrt.to_float16(model)
+    stored = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    assert stored["w_float16"][0, 0, 0].tolist() == [65504, -65504, np.inf]
+    kept = {t.name for t in qrt.to_float16(model, keep=["Conv"]).graph.initializer}
+    assert {"w", "b", "v_float16"} <= kept
+    array[0] = np.nan
+    weights.CopyFrom(numpy_helper.from_array(array, "w"))
+    for form in ("weights", "full"):
+        with pytest.raises(QuantizationError, match="tensor 'w' has 36 NaN"):
+            qrt.to_float16(model, form=form)
+    with pytest.raises(QuantizationError, match="keep names 'Einsum'"):
+        qrt.to_float16(model, keep=["Einsum"])
+    with pytest.raises(QuantizationError, match="form is one of weights, full"):
+        qrt.to_float16(model, form="half")

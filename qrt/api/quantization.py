@@ -81,6 +81,24 @@ def quantize_weights(
     )  # fmt: skip
 
 
+def to_float16(
+    model: Model, *, form: str = "weights", keep_io: bool = True, keep: Sequence[str] = ()
+) -> onnx.ModelProto:
+    """`model` in float16: about half the bytes.
+
+    form: "weights" stores constants as float16 behind a Cast and computes in float32, as fast as
+    before; "full" also computes in float16, which accelerators want (here such operators run on
+    the host, slowly). keep_io: inputs and outputs stay float32 ("full" only). keep: operators, or
+    patterns of node names, that stay float32 with their constants.
+
+    Values beyond float16 become its largest, with a warning that names the tensor. Raises
+    QuantizationError for NaN among constants, and when there is nothing to convert.
+    """
+    from qrt.ptq.float16 import to_float16 as recipe
+
+    return recipe(model, form, keep_io, keep)
+
+
 def run_float(model: onnx.ModelProto) -> Callable[[Feeds], Sequence[Any]]:
     """A function that runs `model` on feeds."""
     session = load(model)
