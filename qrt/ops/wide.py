@@ -15,11 +15,11 @@ import numpy as np
 
 from qrt.errors import UnsupportedError
 from qrt.ir import Node, QParams, Value
-from qrt.jit.declare import Extent, Kernel, kernel, slots
+from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.ops.channels import channel_view
 from qrt.ops.sizes import product
 from qrt.ops.spec import Array, Lowering, OpSpec
-from qrt.simd.memory import as_f32, as_i16, as_i32, as_i64, as_u8, as_u16, operand
+from qrt.simd.memory import as_f32, as_f64, as_i16, as_i32, as_u8, as_u16, operand
 from qrt.simd.scalar import clamp_f32, round_i32, share
 
 SPLIT_FIELDS = ("x", "high", "low", "n", "flip")
@@ -100,7 +100,7 @@ def lower_join(node: Node, program: Lowering) -> None:
         outer=view.outer,
         channels=view.channels,
         inner=view.inner,
-        bias=program.constant(bias),
+        bias=program.constant(bias.astype(np.float64)),  # exact: of int32
         factors=program.constant(factors),
         added=program.constant(added),
         limits=program.constant(limits),
@@ -150,9 +150,25 @@ def split_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unt
     return 0
 
 
+@helper
+def joined(high, low, bias):  # type: ignore[no-untyped-def]
+    """float32(256 * high + low + bias), rounded once: every step is an integer below 2**53."""
+    return np.float32(np.float64(high) * 256.0 + np.float64(low) + bias)
+
+
+@helper
+def _as_real(scaled, added, zero_point, least, most):  # type: ignore[no-untyped-def]
+    return scaled + added
+
+
+@helper
+def _as_code(scaled, added, zero_point, least, most):  # type: ignore[no-untyped-def]
+    return round_i32(clamp_f32(scaled, least, most)) + zero_point
+
+
 def _declare(dtype: str, as_out: Any) -> Kernel:
     itemsize = np.dtype(dtype).itemsize
-    is_float = dtype == "float32"
+    finished = _as_real if dtype == "float32" else _as_code
 
     def extents(row: Mapping[str, int]) -> list[Extent]:
         n = product(row, "outer", "channels", "inner")
@@ -172,22 +188,25 @@ def _declare(dtype: str, as_out: Any) -> Kernel:
         high = as_i32(operand(row, JHIGH, arena, constants))
         low = as_i32(operand(row, JLOW, arena, constants))
         y = as_out(operand(row, Y, arena, constants))
-        bias = as_i64(operand(row, BIAS, arena, constants))
+        bias = as_f64(operand(row, BIAS, arena, constants))
         factors = as_f32(operand(row, FACTORS, arena, constants))
         added = as_f32(operand(row, ADDED, arena, constants))
         limits = as_i32(operand(row, LIMITS, arena, constants))
         zero_point, least, most = limits[0], np.float32(limits[1]), np.float32(limits[2])
         channels, inner = row[CHANNELS], row[INNER]
+        if inner == 1:  # channels last: the loop over them fills vectors
+            start, stop = share(row[OUTER], thread, threads, 1)
+            for at in range(start * channels, stop * channels, channels):
+                for c in range(channels):
+                    acc = joined(high[at + c], low[at + c], bias[c])
+                    y[at + c] = finished(acc * factors[c], added[c], zero_point, least, most)
+            return 0
         start, stop = share(row[OUTER] * channels, thread, threads, 1)
         for r in range(start, stop):
             c = r % channels
             for i in range(r * inner, (r + 1) * inner):
-                acc = np.int64(high[i]) * 256 + np.int64(low[i]) + bias[c]
-                scaled = np.float32(acc) * factors[c]
-                if is_float:
-                    y[i] = scaled + added[c]
-                else:
-                    y[i] = round_i32(clamp_f32(scaled, least, most)) + zero_point
+                acc = joined(high[i], low[i], bias[c])
+                y[i] = finished(acc * factors[c], added[c], zero_point, least, most)
         return 0
 
     return join_sums

@@ -28,6 +28,7 @@ as_i16 = _pointer_cast("int16")
 as_i32 = _pointer_cast("int32")
 as_i64 = _pointer_cast("int64")
 as_f32 = _pointer_cast("float32")
+as_f64 = _pointer_cast("float64")
 
 
 @intrinsic
