@@ -1,8 +1,8 @@
-"""exp, log, tanh, erf and rounding in float32, from sums and products alone.
+"""exp, log, tanh, erf and rounding in float32, from fused multiply-adds alone.
 
-No libm and no fused multiply-add, so the bits are equal on every CPU; branch-free, so that LLVM
-vectorizes the loops around them. Polynomials are those of Cephes (expf, logf, tanhf) and of XLA
-(erf); each docstring states the error measured over all floats of the range (test_float_math).
+No libm, and an exact emulation where a CPU lacks the instruction (`fma.py`), so the bits are equal
+on every CPU; branch-free, so that LLVM vectorizes the loops around them. Polynomials are those of
+Cephes (expf, logf) and of XLA (erf); docstrings state the error that test_ops_float bounds.
 """
 
 from __future__ import annotations
@@ -12,14 +12,20 @@ from typing import Any
 import numpy as np
 
 from qrt.jit.declare import helper, intrinsic
+from qrt.simd.fma import fma_f32
 from qrt.simd.memory import bits_f32, f32_bits
 from qrt.simd.scalar import _ROUND as ROUND
-from qrt.simd.scalar import add32, round_i32, sub32
+from qrt.simd.scalar import sub32
 
 F = np.float32
 ONE, HALF, TWO = F(1), F(0.5), F(2)
 LOG2E = F(1.44269504088896341)
 LN2_HIGH, LN2_LOW = F(0.693359375), F(-2.12194440e-4)  # the product n * LN2_HIGH is exact
+MINUS_LN2_HIGH, MINUS_LN2_LOW = -LN2_HIGH, -LN2_LOW
+SIGN = np.int32(-0x80000000)
+BIAS = 127  # of an exponent
+# added to a small float they leave it rounded to whole in the low bits, with one or two biases
+ROUND_BIASED, ROUND_TWICE = ROUND + F(BIAS), ROUND + F(2 * BIAS)
 EXP_LOW, EXP_HIGH = F(-104), F(88.8)  # below, exp is 0; above, inf
 EXP_NORMAL = F(-86)  # exp and its scaling stay clear of subnormals
 EXP = tuple(
@@ -35,11 +41,8 @@ LOG = tuple(
 )  # fmt: skip
 SQRT_HALF = F(0.707106781186547524)
 SMALLEST_NORMAL, TWO_23 = F(1.17549435e-38), F(8388608.0)
-TANH = tuple(
-    F(c)
-    for c in (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1,
-              -3.33332819422e-1)
-)  # fmt: skip
+EXP_OF_TWICE = tuple(c * F(1 << 7 - i) for i, c in enumerate(EXP))  # in powers of x / 2
+TANH_ONE = F(10)  # tanh is 1 from here on
 ERF_LIMIT = F(3.832506856900711)
 ERF_P = tuple(
     F(c)
@@ -75,51 +78,62 @@ def abs_f32(x):  # type: ignore[no-untyped-def]
 
 
 @helper
-def scale_by_power(y, n):  # type: ignore[no-untyped-def]
-    """y * 2**n for y in [0.5, 2] and n in [-150, 128], rounded once."""
-    n1 = n >> 1
-    n2 = sub32(n, n1)
-    y = y * bits_f32(add32(n1, 127) << 23)
-    return y * bits_f32(add32(n2, 127) << 23)
+def power_of_two(shifted):  # type: ignore[no-untyped-def]
+    """2**n, -127 < n < 128, for shifted = n + ROUND_BIASED."""
+    return bits_f32(f32_bits(shifted) << 23)
+
+
+@helper
+def scale_by_power(y, shifted):  # type: ignore[no-untyped-def]
+    """y * 2**n for y in [0.5, 2], n in [-150, 128] and shifted = n + ROUND_TWICE; rounded once."""
+    biased = f32_bits(shifted)
+    half = biased >> 1  # a bias and a half of n; all above is shifted out
+    return y * bits_f32(half << 23) * bits_f32(sub32(biased, half) << 23)
 
 
 @helper
 def expm1_small(r):  # type: ignore[no-untyped-def]
     """exp(r) - 1 for |r| <= 0.35."""
-    p = EXP[0]
-    p = p * r + EXP[1]
-    p = p * r + EXP[2]
-    p = p * r + EXP[3]
-    p = p * r + EXP[4]
-    p = p * r + EXP[5]
-    return p * (r * r) + r
+    return fma_f32(_exp_tail(r), r * r, r)
+
+
+@helper
+def _exp_tail(r):  # type: ignore[no-untyped-def]
+    """(exp(r) - 1 - r) / r**2 for |r| <= 0.35."""
+    p = fma_f32(EXP[0], r, EXP[1])
+    p = fma_f32(p, r, EXP[2])
+    p = fma_f32(p, r, EXP[3])
+    p = fma_f32(p, r, EXP[4])
+    return fma_f32(p, r, EXP[5])
+
+
+@helper
+def _exp_of_rest(t, steps):  # type: ignore[no-untyped-def]
+    """exp(t - steps * log(2)), in [0.7, 1.42], where steps is the whole number next to it."""
+    r = fma_f32(steps, MINUS_LN2_HIGH, t)
+    r = fma_f32(steps, MINUS_LN2_LOW, r)
+    return fma_f32(fma_f32(_exp_tail(r), r, ONE), r, ONE)
+
+
+# Limits are spelled so that NaN stays NaN.
 
 
 @helper
 def exp_f32(x):  # type: ignore[no-untyped-def]
-    """exp(x): at most 1.5 ulp; NaN stays NaN."""
-    t = x if x > EXP_LOW else EXP_LOW
-    t = t if t < EXP_HIGH else EXP_HIGH
-    n = round_i32(t * LOG2E)
-    steps = np.float32(n)
-    r = t - steps * LN2_HIGH
-    r = r - steps * LN2_LOW
-    y = scale_by_power(expm1_small(r) + ONE, n)
-    return y if x == x else x
+    """exp(x): at most 1.5 ulp."""
+    t = EXP_LOW if x < EXP_LOW else x
+    t = EXP_HIGH if t > EXP_HIGH else t
+    shifted = fma_f32(t, LOG2E, ROUND_TWICE)
+    return scale_by_power(_exp_of_rest(t, shifted - ROUND_TWICE), shifted)
 
 
 @helper
 def exp_not_positive_f32(x):  # type: ignore[no-untyped-def]
-    """exp(x) for x <= 0: as exp_f32 down to 4e-38, then 0; NaN stays NaN."""
-    t = x if x > EXP_NORMAL else EXP_NORMAL
-    shifted = t * LOG2E + ROUND  # the whole number of halvings in its low bits
-    steps = shifted - ROUND
-    r = t - steps * LN2_HIGH
-    r = r - steps * LN2_LOW
-    y = expm1_small(r) + ONE  # at least 0.7: with more than -126 steps the exponent stays normal
-    y = bits_f32(add32(f32_bits(y), f32_bits(shifted) << 23))
-    y = y if x > EXP_NORMAL else F(0)
-    return y if x == x else x
+    """exp(x) for x <= 0: as exp_f32 down to 4e-38, then 0."""
+    t = EXP_NORMAL if x < EXP_NORMAL else x
+    shifted = fma_f32(t, LOG2E, ROUND_BIASED)
+    y = _exp_of_rest(t, shifted - ROUND_BIASED) * power_of_two(shifted)
+    return F(0) if x < EXP_NORMAL else y
 
 
 @helper
@@ -142,19 +156,17 @@ def log_f32(x):  # type: ignore[no-untyped-def]
     e = e - F(23) if tiny else e
     r = (m + m if low else m) - ONE
     z = r * r
-    p = LOG[0]
-    p = p * r + LOG[1]
-    p = p * r + LOG[2]
-    p = p * r + LOG[3]
-    p = p * r + LOG[4]
-    p = p * r + LOG[5]
-    p = p * r + LOG[6]
-    p = p * r + LOG[7]
-    p = p * r + LOG[8]
-    y = p * r * z
-    y = y + e * LN2_LOW
-    y = y - HALF * z
-    y = (r + y) + e * LN2_HIGH
+    p = fma_f32(LOG[0], r, LOG[1])
+    p = fma_f32(p, r, LOG[2])
+    p = fma_f32(p, r, LOG[3])
+    p = fma_f32(p, r, LOG[4])
+    p = fma_f32(p, r, LOG[5])
+    p = fma_f32(p, r, LOG[6])
+    p = fma_f32(p, r, LOG[7])
+    p = fma_f32(p, r, LOG[8])
+    y = fma_f32(e, LN2_LOW, p * r * z)
+    y = fma_f32(z, -HALF, y)
+    y = fma_f32(e, LN2_HIGH, r + y)
     y = y if x < INF else x
     y = y if x > F(0) else NAN
     return -INF if x == F(0) else y
@@ -171,24 +183,28 @@ def log1p_f32(x):  # type: ignore[no-untyped-def]
 
 @helper
 def tanh_f32(x):  # type: ignore[no-untyped-def]
-    """tanh(x): at most 2 ulp."""
+    """tanh(x) = m / (m + 2) of m = exp(2 |x|) - 1, with the sign of x: at most 2.5 ulp."""
     a = abs_f32(x)
-    z = x * x
-    p = TANH[0]
-    p = p * z + TANH[1]
-    p = p * z + TANH[2]
-    p = p * z + TANH[3]
-    p = p * z + TANH[4]
-    near = p * z * x + x
-    far = ONE - TWO / (exp_f32(a + a) + ONE)
-    far = -far if x < F(0) else far
-    return near if a < F(0.625) else far
+    a = TANH_ONE if a > TANH_ONE else a
+    shifted = fma_f32(a, TWO * LOG2E, ROUND_BIASED)
+    steps = shifted - ROUND_BIASED
+    r = fma_f32(steps, HALF * MINUS_LN2_HIGH, a)
+    r = fma_f32(steps, HALF * MINUS_LN2_LOW, r)  # half of what is left of 2 a
+    p = fma_f32(EXP_OF_TWICE[0], r, EXP_OF_TWICE[1])
+    p = fma_f32(p, r, EXP_OF_TWICE[2])
+    p = fma_f32(p, r, EXP_OF_TWICE[3])
+    p = fma_f32(p, r, EXP_OF_TWICE[4])
+    p = fma_f32(p, r, EXP_OF_TWICE[5])
+    power = power_of_two(shifted)
+    m = fma_f32(fma_f32(p, r * r, r + r), power, power - ONE)
+    return bits_f32(f32_bits(m / (m + TWO)) | (f32_bits(x) & SIGN))
 
 
 @helper
 def sigmoid_f32(x):  # type: ignore[no-untyped-def]
-    """1 / (1 + exp(-x)): at most 3 ulp down to the smallest normal float."""
-    return ONE / (ONE + exp_f32(-x))
+    """1 / (1 + exp(-x)): at most 3 ulp down to 4e-38, then 0."""
+    e = exp_not_positive_f32(-abs_f32(x))
+    return (e if x < F(0) else ONE) / (e + ONE)
 
 
 @helper
@@ -199,26 +215,23 @@ def softplus_f32(x):  # type: ignore[no-untyped-def]
 
 @helper
 def erf_f32(x):  # type: ignore[no-untyped-def]
-    """erf(x): at most 6 ulp."""
-    t = x if x > -ERF_LIMIT else -ERF_LIMIT
-    t = t if t < ERF_LIMIT else ERF_LIMIT
+    """erf(x): at most 5 ulp."""
+    t = -ERF_LIMIT if x < -ERF_LIMIT else x
+    t = ERF_LIMIT if t > ERF_LIMIT else t
     z = t * t
-    p = ERF_P[0]
-    p = p * z + ERF_P[1]
-    p = p * z + ERF_P[2]
-    p = p * z + ERF_P[3]
-    p = p * z + ERF_P[4]
-    p = p * z + ERF_P[5]
-    p = p * z + ERF_P[6]
-    q = ERF_Q[0]
-    q = q * z + ERF_Q[1]
-    q = q * z + ERF_Q[2]
-    q = q * z + ERF_Q[3]
-    q = q * z + ERF_Q[4]
+    p = fma_f32(ERF_P[0], z, ERF_P[1])
+    p = fma_f32(p, z, ERF_P[2])
+    p = fma_f32(p, z, ERF_P[3])
+    p = fma_f32(p, z, ERF_P[4])
+    p = fma_f32(p, z, ERF_P[5])
+    p = fma_f32(p, z, ERF_P[6])
+    q = fma_f32(ERF_Q[0], z, ERF_Q[1])
+    q = fma_f32(q, z, ERF_Q[2])
+    q = fma_f32(q, z, ERF_Q[3])
+    q = fma_f32(q, z, ERF_Q[4])
     y = t * p / q
-    y = ONE if x >= ERF_LIMIT else y
     y = -ONE if x <= -ERF_LIMIT else y
-    return y if x == x else x
+    return ONE if x >= ERF_LIMIT else y
 
 
 @helper
@@ -227,7 +240,7 @@ def rint_f32(x):  # type: ignore[no-untyped-def]
     a = abs_f32(x)
     r = (a + TWO_23) - TWO_23
     r = r if a < TWO_23 else a
-    y = bits_f32(f32_bits(r) | (f32_bits(x) & np.int32(-0x80000000)))
+    y = bits_f32(f32_bits(r) | (f32_bits(x) & SIGN))
     return y if x == x else x
 
 
