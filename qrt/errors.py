@@ -24,6 +24,15 @@ class UnsupportedError(QrtError):
     """Valid ONNX that qrt does not run: an operator, an attribute value, a dtype."""
 
 
+class OpenShapeError(UnsupportedError):
+    """Only a run can tell what a node's outputs are; `output` is the name of one of them. Such a
+    node ends a stage, so no user sees this error."""
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
+
+
 class InputError(QrtError, ValueError):
     """What was passed to `run` does not fit the model: name, rank, shape, dtype."""
 

@@ -16,11 +16,10 @@ from qrt.api.programs import Programs
 from qrt.api.recipe import ModelRecipe, OpenRecipe
 from qrt.api.resources import Resources
 from qrt.api.timing import Profile, StageTimes, joined_profile
-from qrt.errors import KernelError, QrtError
+from qrt.errors import KernelError, OpenShapeError, QrtError
 from qrt.ir import Graph, Node, Value
 from qrt.ops.single import SingleFunction
 from qrt.passes import Learned, SingleNode, TensorStage, plan_stages, prepare_stages
-from qrt.passes.shapes import OpenShapeError
 from qrt.vm import time_rows
 
 

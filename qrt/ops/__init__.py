@@ -5,6 +5,7 @@ from __future__ import annotations
 from qrt.ops import (
     average_pool,
     batch_normalization,
+    branch,
     cast,
     chain,
     compare,
@@ -69,6 +70,7 @@ _SPECS: tuple[OpSpec, ...] = (
     dynamic_quantize.SPEC,
     dynamic_quantize.CLIPPED_SPEC,
     chain.SPEC,
+    branch.SPEC,
     # movement
     copy.SPEC,
     transpose.SPEC,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qrt.ir import Node, Value
+from qrt.ir import Graph, Node, Value
 from qrt.jit.declare import Kernel
 
 Array = np.ndarray[Any, Any]
@@ -28,6 +28,13 @@ class Operand(Protocol):
     def at(self, nbytes: int) -> Operand:
         """The same place, `nbytes` further."""
         ...
+
+
+@dataclass(eq=False)
+class Mark:
+    """The number of a row that is emitted later, for rows that jump to it."""
+
+    row: int = -1
 
 
 class Lowering(Protocol):
@@ -67,7 +74,20 @@ class Lowering(Protocol):
         """Let `explain` say `text` about the node."""
         ...
 
-    def emit(self, kernel: Kernel, **fields: int | float | np.float32 | Operand) -> None:
+    def nested(self, graph: Graph, inputs: Sequence[Value | None], name: str) -> None:
+        """Append the rows of a machine graph, whose inputs are the values `inputs`; the node's
+        attribute `name`."""
+        ...
+
+    def mark(self) -> Mark:
+        """A row that is still to come; `place` says which."""
+        ...
+
+    def place(self, mark: Mark) -> None:
+        """`mark` is the next row, or the end of the program."""
+        ...
+
+    def emit(self, kernel: Kernel, **fields: int | float | np.float32 | Operand | Mark) -> None:
         """Append a row. Every field of the kernel by name; floats are stored as float32 bits."""
         ...
 

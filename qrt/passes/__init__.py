@@ -75,9 +75,7 @@ SPECIALIZE: list[Pass] = [
 
 def optimize(graph: Graph, features: frozenset[str] = frozenset()) -> Graph:
     """The machine form of a loaded graph, for any input shape. `features` is what the CPU has."""
-    graph = graph.copy()
-    for node in graph.nodes:  # branches that shapes choose: `bind_shapes` puts them in their place
-        node.attrs.update((name, optimize(inner)) for name, inner in node.subgraphs.items())
+    graph = graph.copy()  # subgraphs wait until `bind_shapes` knows the types of what they read
     for rewrite in OPTIMIZE:
         graph = rewrite(graph)
     return graph
@@ -89,7 +87,13 @@ def specialize(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     Raises UnsupportedError for a node that the machine does not run, ModelError for shapes that
     do not fit each other; both name the node.
     """
-    graph = bind_shapes(graph.copy(), shapes)
+    return _ordered(bind_shapes(graph.copy(), shapes, optimize))
+
+
+def _ordered(graph: Graph) -> Graph:
+    """SPECIALIZE, in the branches of a program too."""
     for rewrite in SPECIALIZE:
         graph = rewrite(graph)
+    for node in graph.nodes:
+        node.attrs.update((name, _ordered(inner)) for name, inner in node.subgraphs.items())
     return graph

@@ -23,13 +23,18 @@ def is_decided(node: Node) -> bool:
     return condition is not None and condition.data is not None and condition.data.size == 1
 
 
+def decided(node: Node) -> str:
+    """The attribute that holds the branch taken."""
+    condition = node.required(0)
+    assert condition.data is not None
+    return "then_branch" if condition.data.item() else "else_branch"
+
+
 def inlined(node: Node) -> list[Node]:
     """The nodes that stand for `node`: those of a branch where it is an If that is decided."""
     if not is_decided(node):
         return [node]
-    condition = node.required(0)
-    assert condition.data is not None
-    branch: Graph = node.attrs["then_branch" if condition.data.item() else "else_branch"]
+    branch: Graph = node.attrs[decided(node)]
     first = len(node.inputs) - node.captures
     given = node.inputs[first:]
     if len(branch.inputs) != len(given) or len(branch.outputs) != len(node.outputs):

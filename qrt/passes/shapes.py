@@ -7,32 +7,39 @@ means something else for this shape alone (`resolve`) is rewritten on the way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from qrt.errors import InputError, MemoryLimitError, ModelError, QrtError, UnsupportedError, at_node
+from qrt.errors import (
+    InputError,
+    MemoryLimitError,
+    ModelError,
+    OpenShapeError,
+    QrtError,
+    UnsupportedError,
+    at_node,
+)
 from qrt.ir import Graph, Node, Value
 from qrt.ir.domains import ONNX_DOMAINS
 from qrt.ops import OPS, host
 from qrt.ops.growth import GROWING, LIMIT, check_growth
 from qrt.ops.one_node import Result
 from qrt.passes.fold import folded, set_constants
-from qrt.passes.inline import inlined, is_decided
+from qrt.passes.inline import decided, inlined, is_decided
 from qrt.passes.resolve import resolve
 from qrt.quant.affine import Array
 
-
-class OpenShapeError(UnsupportedError):
-    """Only a run can tell the shape of a node's outputs; `output` is the name of one of them."""
-
-    def __init__(self, message: str, output: str = "") -> None:
-        super().__init__(message)
-        self.output = output
+Optimize = Callable[[Graph], Graph]
 
 
-def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
-    """Every value of the graph gets a static shape and a dtype; `graph` is changed."""
+def bind_shapes(
+    graph: Graph, shapes: Mapping[str, tuple[int, ...]], optimize: Optimize
+) -> Graph:
+    """Every value of the graph gets a static shape and a dtype; `graph` is changed.
+
+    `optimize` makes the machine form of a subgraph, once the types of what it reads are known.
+    """
     for value in graph.inputs:
         if value.name not in shapes:
             raise InputError(f"a shape is needed for input '{value.name}', none was given")
@@ -41,7 +48,7 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     outputs = set(graph.outputs)
     for original in graph.nodes:
         try:
-            for chosen in _chosen(original):
+            for chosen in _chosen(original, optimize):
                 for node in _resolved(chosen):
                     arrays = folded(node)
                     if arrays is None:
@@ -58,17 +65,67 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     return graph
 
 
-def _chosen(node: Node) -> Iterator[Node]:
-    """`node`, or those of the branch that its condition, known by now, chooses."""
+def _chosen(node: Node, optimize: Optimize) -> Iterator[Node]:
+    """`node`; the nodes of the branch that its condition, known by now, chooses; a Branch where
+    that is not known."""
     waiting = [node]
     while waiting:
         node = waiting.pop()
-        if is_decided(node):
-            waiting += reversed(inlined(node))
-        elif node.subgraphs:
-            raise OpenShapeError(f"{node.where}: shapes do not decide it", node.outputs[0].name)
-        else:
+        if not node.subgraphs or (node.domain, node.op) == ("qrt", "Branch"):
             yield node
+            continue
+        for name, inner in node.subgraphs.items():
+            node.attrs[name] = _typed(node, inner)
+        if is_decided(node):
+            name = decided(node)
+            node.attrs[name] = optimize(node.attrs[name])
+            waiting += reversed(inlined(node))
+        else:
+            yield _branch(node, optimize)
+
+
+def _typed(node: Node, inner: Graph) -> Graph:
+    """A subgraph whose captures have the types and shapes of what `node` reads."""
+    inner = inner.copy()
+    first = len(node.inputs) - node.captures
+    for value, outer in zip(inner.inputs[-node.captures :], node.inputs[first:], strict=False):
+        if outer is not None:
+            value.dtype, value.shape = outer.dtype, outer.shape
+    return inner
+
+
+def _branch(node: Node, optimize: Optimize) -> Node:
+    """qrt.Branch for an If: both subgraphs in machine form, their shapes bound, constants captured
+    being theirs. Raises OpenShapeError where one of them cannot be part of a program."""
+    output = next((value.name for value in node.outputs if value.name), "")
+    captured = node.inputs[1:]
+    if node.op != "If" or len(captured) != node.captures:
+        raise OpenShapeError(f"{node.where}: shapes do not decide it", output)
+    shapes = {i: v.static_shape for i, v in enumerate(captured) if v is not None}
+    open_ = [i for i, v in enumerate(captured) if v is not None and not v.is_constant]
+    graphs = {}
+    for name, inner in node.subgraphs.items():
+        if len(inner.inputs) != len(captured) or len(inner.outputs) != len(node.outputs):
+            raise OpenShapeError(f"{node.where}: {name} does not fit it", output)
+        for value, outer in zip(inner.inputs, captured, strict=True):
+            value.data = None if outer is None else outer.data
+        places = {inner.inputs[i].name: shapes[i] for i in open_}
+        inner.inputs = [inner.inputs[i] for i in open_]
+        try:
+            graphs[name] = bind_shapes(optimize(inner), places, optimize)
+        except QrtError as error:  # of a branch that may never be chosen
+            raise OpenShapeError(f"{name}: {error}", output) from error
+    read = [node.inputs[0], *(captured[i] for i in open_)]
+    branch = Node(
+        "Branch", read, node.outputs, dict(graphs), "qrt", node.name, node.index, 1,
+        node.origin, node.why, node.onnx_op or node.op, len(open_),
+    )  # fmt: skip
+    spec = OPS["qrt", "Branch"]
+    try:
+        spec.infer(branch)
+    except UnsupportedError as error:
+        raise OpenShapeError(str(error), output) from error
+    return branch
 
 
 def _resolved(node: Node) -> list[Node]:

@@ -18,7 +18,15 @@ from qrt.passes.dead import remove_dead
 from qrt.passes.fold import fold_constants
 from qrt.passes.identities import drop_identities
 from qrt.passes.inline import inline_branches
-from qrt.passes.values import NONE, Roots, is_planned, open_shape, parameters, wanted_inputs
+from qrt.passes.values import (
+    NONE,
+    Roots,
+    is_planned,
+    open_shape,
+    parameters,
+    wanted_captures,
+    wanted_inputs,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +132,13 @@ def _tensor_stage(
 
 
 def _is_planned(node: Node, roots: Roots) -> bool:
-    """True for an If whose branch shapes choose: `bind_shapes` puts that branch in its place."""
-    if node.op != "If" or node.domain:
+    """True for an If that may be part of a program: `bind_shapes` puts the branch that shapes
+    choose in its place, else both as a qrt.Branch."""
+    if node.op != "If" or node.domain or not all(map(is_planned, node.subgraphs.values())):
         return False
-    return roots.get(node.required(0)) == NONE and all(map(is_planned, node.subgraphs.values()))
+    return roots.get(node.required(0)) == NONE or all(
+        value.is_constant or roots.get(value) == NONE for value in wanted_captures(node)
+    )
 
 
 def _ends_stage(node: Node, roots: Roots, learned: Learned) -> str:

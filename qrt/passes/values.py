@@ -173,6 +173,22 @@ def wanted_inputs(graph: Graph, roots: Roots) -> set[str]:
     return names
 
 
+def wanted_captures(node: Node) -> list[Value]:
+    """What nodes of the subgraphs of `node` read of the graph around it and must know by value."""
+    first = len(node.inputs) - node.captures
+    found = []
+    for graph in node.subgraphs.values():
+        pairs = zip(graph.inputs[-node.captures :], node.inputs[first:], strict=False)
+        outer = dict(pairs) if node.captures else {}
+        found += [
+            outer[value]
+            for inner in graph.nodes
+            for value in (*_wanted(inner), *wanted_captures(inner))
+            if value in outer
+        ]
+    return [value for value in found if value is not None]
+
+
 def open_shape(node: Node, roots: Roots) -> Value | None:
     """An input that decides the shape of an output, and that no program can know; or None."""
     for i in SHAPED.get((node.domain, node.op), ()):

@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 
 from qrt import knobs
-from qrt.errors import MemoryLimitError, ProgramError, QrtError, UnsupportedError, at_node
+from qrt.errors import (
+    MemoryLimitError,
+    OpenShapeError,
+    ProgramError,
+    QrtError,
+    UnsupportedError,
+    at_node,
+)
 from qrt.ir import Graph, Node, Value
 from qrt.ir.domains import ONNX_DOMAINS, is_host, onnx_domain
 from qrt.jit.declare import HEADER, Kernel
 from qrt.ops import host
-from qrt.ops.spec import HostFunction, Lowering, Operand, OpSpec
-from qrt.program.barriers import needed_barriers
+from qrt.ops.spec import HostFunction, Lowering, Mark, Operand, OpSpec
+from qrt.program.barriers import jump_targets, needed_barriers
 from qrt.program.constants import ConstantPool
 from qrt.program.host import OWN, REFERENCE
 from qrt.program.memory import check_plan, plan_memory
@@ -31,9 +38,14 @@ class ProgramBuilder:
     """Collects rows with symbolic operands; implements `qrt.ops.spec.Lowering`."""
 
     def __init__(
-        self, features: frozenset[str], threads: int = 1, pool: ConstantPool | None = None
+        self,
+        features: frozenset[str],
+        threads: int = 1,
+        pool: ConstantPool | None = None,
+        ops: Ops | None = None,
     ) -> None:
         self.features = features
+        self._ops: Ops = ops if ops is not None else {}
         self.pool = pool if pool is not None else ConstantPool()
         self._threads = threads
         self._places: dict[Value, Place] = {}
@@ -41,6 +53,7 @@ class ProgramBuilder:
         self._rows: list[tuple[Kernel, int, dict[str, Any]]] = []
         self._hosts: list[tuple[HostFunction, list[Value | None], list[Value]]] = []
         self._node = 0
+        self._nodes: list[Node] = []  # those lowered so far, those of subgraphs after their node
         self._notes: dict[int, list[str]] = {}
 
     def operand(self, value: Value) -> Place:
@@ -79,11 +92,44 @@ class ProgramBuilder:
         if text not in notes:
             notes.append(text)
 
-    def notes_of(self, node: int) -> str:
-        """All that was noted about a node."""
-        return "; ".join(self._notes.get(node, ()))
+    def lower(self, graph: Graph) -> None:
+        """The rows of all nodes of a machine graph; its inputs have places."""
+        for node in graph.nodes:
+            self._node = len(self._nodes)
+            self._nodes.append(node)
+            try:
+                _lower(self._ops, node, self)
+            except QrtError as error:
+                at_node(error, node.where)
 
-    def emit(self, kernel: Kernel, **fields: int | float | np.float32 | Operand) -> None:
+    def nested(self, graph: Graph, inputs: Sequence[Value | None], name: str) -> None:
+        """The rows of a subgraph of the present node, whose inputs are the values `inputs`."""
+        outer = self._node
+        for inner, value in zip(graph.inputs, inputs, strict=True):
+            assert value is not None
+            self._places[inner] = self.operand(value)
+        first = len(self._nodes)
+        try:
+            self.lower(graph)
+        except MemoryLimitError:
+            raise
+        except QrtError as error:  # a branch that may never be chosen
+            output = self._nodes[outer].outputs[0].name
+            raise OpenShapeError(f"{name}: {error}", output) from error
+        for i in range(first, len(self._nodes)):
+            self._node = i
+            self.note(f"in {name} of {self._nodes[outer].where}")
+        self._node = outer
+
+    def mark(self) -> Mark:
+        """A row that is still to come."""
+        return Mark()
+
+    def place(self, mark: Mark) -> None:
+        """`mark` is the next row."""
+        mark.row = len(self._rows)
+
+    def emit(self, kernel: Kernel, **fields: int | float | np.float32 | Operand | Mark) -> None:
         """Append a row; every field of `kernel` by name, floats are stored as float32 bits."""
         assert set(fields) == set(kernel.fields), (
             f"{kernel} takes {kernel.fields}, got {tuple(fields)}"
@@ -121,17 +167,13 @@ class ProgramBuilder:
                 self._places.pop(value, None)
             raise
 
-    def enter(self, node: int) -> None:
-        """Rows emitted from here on belong to `node`."""
-        self._node = node
-
     def bind_inputs(self, values: list[Value]) -> None:
         """Give the graph's inputs buffers that are live before the first row."""
         for value in values:
             place = self._places[value] = self._buffer_for(value)
             place.buffer.touch(-1)
 
-    def build(self, graph: Graph, labels: tuple[NodeLabel, ...]) -> Program:
+    def build(self, graph: Graph) -> Program:
         """Plan memory, place barriers and make the Program. Not yet verified."""
         for value in graph.outputs:
             if value not in self._places and not value.is_constant and value.nbytes:
@@ -152,7 +194,10 @@ class ProgramBuilder:
             arena_nbytes=arena_nbytes,
             inputs=tuple(self._binding(v) for v in graph.inputs),
             outputs=tuple(self._binding(v) for v in graph.outputs),
-            nodes=labels,
+            nodes=tuple(
+                _label(node, "; ".join(self._notes.get(i, ())))
+                for i, node in enumerate(self._nodes)
+            ),
             threads=self._threads,
             hosts=hosts,
         )
@@ -202,7 +247,8 @@ class ProgramBuilder:
             for name, value in fields.items():
                 # what extents leave out neither barriers nor verification would see
                 assert name in covered or not _is_place(value), f"{kernel}: no extent for {name!r}"
-        rows[:, BARRIER] = needed_barriers(touched)
+        targets = jump_targets([kernel for kernel, _, _ in self._rows], rows.tolist())
+        rows[:, BARRIER] = needed_barriers(touched, set(targets.values()))
         return rows
 
 
@@ -225,23 +271,13 @@ def build_program(
         from qrt.ops import OPS
 
         ops = OPS
-    for value in (v for node in graph.nodes for v in node.outputs):
-        # before anybody makes tables that are as long
-        if max_bytes is not None and value.nbytes > max_bytes:
-            raise MemoryLimitError(
-                f"{value.name!r} alone needs {value.nbytes} bytes, max_bytes allows {max_bytes}"
-            )
-    builder = ProgramBuilder(features, threads, pool)
+    if max_bytes is not None:
+        _check_results(graph, max_bytes)
+    builder = ProgramBuilder(features, threads, pool, ops)
     builder.pool.hold(graph)
     builder.bind_inputs(graph.inputs)
-    for i, node in enumerate(graph.nodes):
-        builder.enter(i)
-        try:
-            _lower(ops, node, builder)
-        except QrtError as error:
-            at_node(error, node.where)
-    labels = (_label(node, builder.notes_of(i)) for i, node in enumerate(graph.nodes))
-    program = builder.build(graph, tuple(labels))
+    builder.lower(graph)
+    program = builder.build(graph)
     if max_bytes is not None and program.nbytes > max_bytes:
         raise MemoryLimitError(
             f"the model needs {program.nbytes} bytes (constants {program.constants.nbytes}, arena"
@@ -249,6 +285,18 @@ def build_program(
         )
     verify(program)
     return program
+
+
+def _check_results(graph: Graph, max_bytes: int) -> None:
+    """Raise MemoryLimitError for a result that is too large, before tables as long are made."""
+    for node in graph.nodes:
+        for value in node.outputs:
+            if value.nbytes > max_bytes:
+                raise MemoryLimitError(
+                    f"{value.name!r} alone needs {value.nbytes} bytes, max_bytes allows {max_bytes}"
+                )
+        for inner in node.subgraphs.values():
+            _check_results(inner, max_bytes)
 
 
 def _lower(ops: Ops, node: Node, builder: ProgramBuilder) -> None:
@@ -294,9 +342,12 @@ def _is_place(value: object) -> bool:
     return isinstance(value, (ArenaPlace, ConstantPlace))
 
 
-def _encoded(value: int | float | np.float32 | Place) -> int:
+def _encoded(value: int | float | np.float32 | Place | Mark) -> int:
     if isinstance(value, (ArenaPlace, ConstantPlace)):
         return value.encoded
+    if isinstance(value, Mark):
+        assert value.row >= 0, "a row jumps to one that was not emitted"
+        return value.row
     if isinstance(value, (float, np.floating)):
         return int(np.float32(value).view(np.int32))
     return int(value)

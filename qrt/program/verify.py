@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qrt.errors import ProgramError
 from qrt.jit.declare import HEADER, KERNELS, Kernel
-from qrt.program.barriers import missing_barriers
+from qrt.program.barriers import jump_targets, missing_barriers
 from qrt.program.host import CALL, HOSTS
 from qrt.program.program import BARRIER, KERNEL, NODE, Binding, Program
 from qrt.program.touches import Touch, touches
@@ -17,8 +17,8 @@ def verify(program: Program) -> None:
 
     Every kernel is known; each operand's extent lies inside arena or constants (kernels read up to
     64 bytes of slack behind it); constants are only read; what a row writes overlaps nothing else
-    that it touches; barriers stand between rows that depend on each other; bindings lie inside;
-    host rows make the host calls in order.
+    that it touches; barriers stand between rows that depend on each other; jumps go forward, to a
+    row with a barrier; bindings lie inside; host rows make the host calls in order.
     The kernels are known once `qrt.ops` is imported.
     """
     if program.arena_nbytes < 0 or program.threads < 1:
@@ -33,6 +33,7 @@ def verify(program: Program) -> None:
             touched.append(_check_row(program, kernels, row))
         except ProgramError as error:
             raise ProgramError(f"row {i}: {error}") from error.__cause__
+    _check_jumps([kernels[row[KERNEL]] for row in rows], rows)
     for i in missing_barriers(touched, [row[BARRIER] != 0 for row in rows]):
         raise ProgramError(f"row {i}: depends on a row before it, but has no barrier")
     _check_bindings(program, program.inputs, may_be_constant=False)
@@ -78,6 +79,16 @@ def _check_touch(program: Program, kernel: Kernel, touch: Touch) -> None:
             f"kernel {kernel.name} touches bytes {touch.start} to {touch.stop} of the {room} by"
             f" {touch.field}; there are {limit}"
         )
+
+
+def _check_jumps(kernels: Sequence[Kernel], rows: list[list[int]]) -> None:
+    """Rows jump forward, so every run ends, and to a barrier, so that between two of them rows
+    follow one another."""
+    for i, target in jump_targets(kernels, rows).items():
+        if not i < target <= len(rows):
+            raise ProgramError(f"row {i}: jumps to row {target}, expected {i + 1} to {len(rows)}")
+        if target < len(rows) and not rows[target][BARRIER]:
+            raise ProgramError(f"row {target}: row {i} jumps to it, but it has no barrier")
 
 
 def _check_hosts(program: Program, kernels: Sequence[Kernel], rows: list[list[int]]) -> None:

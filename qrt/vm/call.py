@@ -24,7 +24,7 @@ from qrt.vm.state import (
     N_ROWS,
     POOL,
     ROWS,
-    STAMPS,
+    TIMES,
     WIDTH,
     WORD,
 )
@@ -81,9 +81,9 @@ class Call:
             ctypes.c_int64(threads),
         )
 
-    def stamp(self, stamps: Array | None) -> None:
-        """Write the time before each row and after the last to `stamps`: int64 (rows + 1,)."""
-        self.block[STAMPS] = 0 if stamps is None else stamps.ctypes.data
+    def time(self, times: Array | None) -> None:
+        """Add the ns that each row takes to `times`, int64 (rows,), from now on; None: no more."""
+        self.block[TIMES] = 0 if times is None else times.ctypes.data
 
     def __del__(self) -> None:
         self._budget.release(self.nbytes)

@@ -1,6 +1,6 @@
 """A call of a program with host operators: native rows up to one, Python, and on from there.
 
-Nothing calls Python from inside a native run: the rows are cut into parts before the first run.
+Nothing calls Python from inside a native run: a host row ends it, whichever way led there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qrt.errors import KernelError
 from qrt.program.host import CALL, HOSTS
 from qrt.program.program import HostCall, Program
 from qrt.vm.call import Call
-from qrt.vm.state import CLOCK, N_ROWS, ROWS, STAMPS, WIDTH, WORD
+from qrt.vm.state import FIRST, TIMES, WORD
 
 Array = np.ndarray[Any, Any]
 
@@ -72,7 +72,7 @@ class HostStep:
 
 
 class _Parts:
-    """Rows start..stop natively, or one host operator; `enter` of a HostedCall."""
+    """The host operators, and native runs up to the next; `enter` of a HostedCall."""
 
     def __init__(
         self,
@@ -82,51 +82,40 @@ class _Parts:
         block: Array,
         native: Callable[[], int],
     ) -> None:
-        self._parts = [
-            (start, stop, None if call is None else HostStep.of(call, where, arena, constants))
-            for start, stop, call, where in parts(program)
-        ]
+        self._steps = {
+            row: HostStep.of(program.hosts[call], program.where(row), arena, constants)
+            for row, call in host_rows(program)
+        }
         self._block = block
         self._native = native
-        self._rows = int(block[ROWS])
-        self._row_nbytes = int(block[WIDTH]) * WORD
 
     def __call__(self) -> int:
-        """Run all parts; the failure of a native one, or 0."""
+        """Run all rows; the failure of a native one, or 0."""
         block = self._block
-        stamps = int(block[STAMPS])
-        try:
-            for start, stop, step in self._parts:
-                if step is not None:
-                    self._stamp(stamps, start)
-                    step()
-                    self._stamp(stamps, stop)
-                    continue
-                block[ROWS] = self._rows + start * self._row_nbytes
-                block[N_ROWS] = stop - start
-                block[STAMPS] = stamps + WORD * start if stamps else 0
-                failure = self._native()
-                if failure:
-                    return failure + (start << 32)  # rows are counted from the program's first
-        finally:
-            block[STAMPS] = stamps
-        return 0
+        row = 0
+        while True:
+            while row in self._steps:
+                self._host(row)
+                row += 1
+            block[FIRST] = row
+            failure = self._native()
+            row = (failure >> 32) - 1
+            if failure == 0 or row not in self._steps:
+                return failure
 
-    def _stamp(self, stamps: int, row: int) -> None:
-        if stamps:
-            now = time.clock_gettime_ns(int(self._block[CLOCK]))
-            ctypes.c_int64.from_address(stamps + WORD * row).value = now
+    def _host(self, row: int) -> None:
+        times = int(self._block[TIMES])
+        if not times:
+            self._steps[row]()
+            return
+        start = time.perf_counter_ns()
+        self._steps[row]()
+        taken = time.perf_counter_ns() - start
+        ctypes.c_int64.from_address(times + WORD * row).value += taken
 
 
-def parts(program: Program) -> Iterator[tuple[int, int, HostCall | None, str]]:
-    """The rows from start to stop, each time up to a host row; with a call, that row alone."""
-    start = 0
+def host_rows(program: Program) -> Iterator[tuple[int, int]]:
+    """The rows that Python runs, each with its number among `program.hosts`."""
     for row in range(len(program.rows)):
-        if program.kernel(row) not in HOSTS:
-            continue
-        if row > start:
-            yield start, row, None, ""
-        yield row, row + 1, program.hosts[int(program.rows[row, CALL])], program.where(row)
-        start = row + 1
-    if start < len(program.rows):
-        yield start, len(program.rows), None, ""
+        if program.kernel(row) in HOSTS:
+            yield row, int(program.rows[row, CALL])

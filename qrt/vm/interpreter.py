@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qrt.jit.declare import Extent, helper, kernel
+from qrt.ops.jumps import JUMP
 from qrt.program.program import BARRIER, KERNEL
 from qrt.simd.memory import address_of, as_i64, as_u8
 from qrt.vm.atomics import (
@@ -29,6 +30,7 @@ from qrt.vm.state import (
     CONSTANTS,
     DONE,
     FAILURE,
+    FIRST,
     LAST_END,
     LAST_NS,
     LEADER,
@@ -41,8 +43,8 @@ from qrt.vm.state import (
     POOL,
     ROWS,
     SECONDS,
+    SINCE,
     SPIN_NS,
-    STAMPS,
     STOP,
     TEAM_BITS,
     TICKET_CALL,
@@ -50,6 +52,8 @@ from qrt.vm.state import (
     TICKET_MET,
     TICKET_ROW,
     TICKET_THREAD,
+    TIMED,
+    TIMES,
     WAITED,
     WIDTH,
     WORD,
@@ -96,18 +100,21 @@ def passed(call, pool, worker, met):  # type: ignore[no-untyped-def]
 def walk(  # type: ignore[no-untyped-def]
     call, pool, arena, constants, worker, thread, team, first, met, expected, pending
 ):
-    """Walk the rows from `first` as thread `thread` of `team`; a failure stops all of them.
+    """Walk the rows from `first`, one after the other but where one jumps, as thread `thread` of
+    `team`; a failure stops all of them.
 
     `worker` is the thread's box in the pool. `met` barriers are behind, to which threads came
     `expected` times. The caller (thread 0) admits the `pending` workers as they become ready.
     Returns the team at the end.
     """
     block = as_i64(call)
-    row = block[ROWS] + first * block[WIDTH] * WORD
-    stamps = block[STAMPS]
-    for r in range(first, block[N_ROWS]):
+    timed = block[TIMES] != 0 and thread == 0
+    r = first
+    begins = True  # whoever comes to the first row has waited for its barrier
+    while r < block[N_ROWS]:
+        row = block[ROWS] + r * block[WIDTH] * WORD
         slots = as_i64(row)
-        if (team > 1 or pending > 0) and slots[BARRIER] != 0 and r > first:
+        if (team > 1 or pending > 0) and slots[BARRIER] != 0 and not begins:
             after = team
             if thread == 0 and pending > 0:
                 workers = as_i64(pool)[WORKERS]
@@ -122,17 +129,32 @@ def walk(  # type: ignore[no-untyped-def]
                 if now == 0:
                     return after
                 team = now
-        if stamps != 0 and thread == 0:
-            as_i64(stamps)[r] = now_ns(block[CLOCK], call + WORD * SECONDS)
+        begins = False
+        if timed:
+            time_row(call, r)
         status = call_kernel(slots[KERNEL], row, arena, constants, thread, team)
-        if status != 0:
-            failure = ((r + 1) << 32) | (status & 0xFFFFFFFF)
+        r += 1
+        if status >= JUMP:
+            r = status - JUMP
+        elif status != 0:
+            failure = (r << 32) | (status & 0xFFFFFFFF)
             atomic_claim(call + WORD * FAILURE, 0, failure)
             if team > 1:
                 ring(pool)
             return team
-        row += WORD * block[WIDTH]
     return team
+
+
+@helper
+def time_row(call, row):  # type: ignore[no-untyped-def]
+    """Give the time since the last of these calls to the row that ran, and begin with `row`."""
+    block = as_i64(call)
+    now = now_ns(block[CLOCK], call + WORD * SECONDS)
+    if block[TIMED] >= 0:
+        as_i64(block[TIMES])[block[TIMED]] += now - block[SINCE]
+    block[TIMED] = row
+    block[SINCE] = now
+    return 0
 
 
 @helper
@@ -161,12 +183,13 @@ def lead(call, pool, arena, constants, threads):  # type: ignore[no-untyped-def]
         if last > 0:
             patience = min(max(last // PATIENCE, LEAST_PATIENCE_NS), patience)
         await_ready(pool, workers, offered, block[CLOCK], patience)
-        team = admit(pool, workers, call, 1, 0, 0, 0)
+        team = admit(pool, workers, call, 1, block[FIRST], 0, 0)
     atomic_store(pool + WORD * NEXT_TEAM, team)
     atomic_store(pool + WORD * PASSED, team)
     if team > 1:
         ring(pool)
-    team = walk(call, pool, arena, constants, 0, 0, team, 0, 0, 0, offered - team + 1)
+    pending = offered - team + 1
+    team = walk(call, pool, arena, constants, 0, 0, team, block[FIRST], 0, 0, pending)
     if offered > 0:
         withdraw(pool, workers)
     wait(pool, 0, pool + WORD * DONE, team - 1, pool + WORD * NEVER)
@@ -196,18 +219,19 @@ def judge(pool, team, elapsed, waited):  # type: ignore[no-untyped-def]
 
 @kernel("vm_run", (), extents, family="vm")
 def run_kernel(call_block, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    """Run a call block, with the pool's workers when nobody else has them; returns the failure."""
+    """Run a call block from its FIRST row on, with the pool's workers when nobody else has them;
+    returns the failure."""
     call = address_of(call_block)
     pool = call_block[POOL]
+    call_block[TIMED] = -1
     atomic_store(call + WORD * FAILURE, 0)
     if threads > 1 and pool != 0 and atomic_claim(pool + WORD * BUSY, 0, 1) != 0:
         lead(call, pool, arena, constants, threads)
         atomic_store(pool + WORD * BUSY, 0)
     else:
-        walk(call, 0, arena, constants, 0, 0, 1, 0, 0, 0, 0)
-    stamps = call_block[STAMPS]
-    if stamps != 0:
-        as_i64(stamps)[call_block[N_ROWS]] = now_ns(call_block[CLOCK], call + WORD * SECONDS)
+        walk(call, 0, arena, constants, 0, 0, 1, call_block[FIRST], 0, 0, 0)
+    if call_block[TIMES] != 0:
+        time_row(call, -1)
     return atomic_load(call + WORD * FAILURE)
 
 

@@ -11,8 +11,10 @@ PAIR = 2 * LINE
 WORD = 8  # bytes
 
 # call block: constant during a run, but for the last
-ROWS, N_ROWS, WIDTH, ARENA, CONSTANTS, POOL, STAMPS, LAST_NS = range(LINE)  # how long it last took
-CLOCK, SECONDS, NANOSECONDS = range(LINE, LINE + 3)  # the clock of the stamps, and its answer
+ROWS, N_ROWS, WIDTH, ARENA, CONSTANTS, POOL, FIRST, LAST_NS = range(LINE)  # how long it last took
+CLOCK, SECONDS, NANOSECONDS = range(LINE, LINE + 3)  # a clock, and its answer
+TIMES, TIMED, SINCE = range(LINE + 3, LINE + 6)  # where the ns of rows go (0: nowhere); the row
+# that runs, and since when
 FAILURE = PAIR  # 0, else (row + 1) << 32 | status of the first row that failed
 CALL_WORDS = 2 * PAIR
 

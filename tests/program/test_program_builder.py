@@ -173,5 +173,5 @@ def test_scratch_lives_with_its_rows() -> None:
     first, second = builder.scratch(256), builder.scratch(256)
     for place in (first, second):
         builder.emit(add_kernel, x=builder.operand(x), y=builder.operand(x), out=place, n=64)
-    program = builder.build(Graph([], [x], []), ())
+    program = builder.build(Graph([], [x], []))
     assert program.fields(0)["out"] == program.fields(1)["out"]

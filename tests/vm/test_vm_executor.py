@@ -13,7 +13,7 @@ from qrt.ir import Graph
 from qrt.program import ConstantPool, build_program
 from qrt.simd.features import active_features
 from qrt.vm import ArenaBudget, Executor, time_rows
-from qrt.vm.state import STAMPS
+from qrt.vm.state import TIMES
 from tests.machine.graphs import (
     OPS,
     constant,
@@ -180,13 +180,13 @@ def test_growing_constants_reach_older_programs() -> None:
     assert old._constants is new._constants is pool.buffer
 
 
-def test_stamps_time_every_row() -> None:
+def test_every_row_is_timed() -> None:
     executor = executor_of(rotating_chain(4, 5000))
     times = time_rows(executor, [np.ones(5000, np.float32)], runs=7)
     assert times.shape == (7, 4)
     assert (times >= 0).all() and times.sum() > 0
     call, _ = executor.take([np.ones(5000, np.float32)])
-    assert call.block[STAMPS] == 0, "later runs take no stamps"
+    assert call.block[TIMES] == 0, "later runs take no times"
 
 
 def test_numba_stays_out_of_this_process() -> None:
