@@ -6,11 +6,13 @@ outputs = session.run(None, {"input": array})
 
 from qrt.api import InferenceSession, Session, SessionOptions, get_available_providers, load
 from qrt.api.quantization import (
+    import_qat,
     quantize_dynamic,
     quantize_static,
     quantize_weights,
     to_float16,
 )
+from qrt.api.recipes import quantize
 from qrt.errors import (
     CompileError,
     InputError,
@@ -41,7 +43,9 @@ __all__ = [
     "StepLimitError",
     "UnsupportedError",
     "get_available_providers",
+    "import_qat",
     "load",
+    "quantize",
     "quantize_dynamic",
     "quantize_static",
     "quantize_weights",

@@ -309,7 +309,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert done.json["file_nbytes_after"] == out.stat().st_size
     assert _accuracy(str(out)) >= _accuracy(str(FLOAT)) - 0.005
     few = tmp_path / "few.onnx"
-    assert qrt_command("quantize", FLOAT, "--recipe", "weights", "-o", few).code == 0
+    assert qrt_command("quantize", FLOAT, "--recipe", "weights_int4", "-o", few).code == 0
     sizes = qrt_command("size", FLOAT, out, few, "--layers")
     assert sizes.code == 0
     assert "Conv" in sizes.out

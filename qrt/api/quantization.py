@@ -81,6 +81,24 @@ def quantize_weights(
     )  # fmt: skip
 
 
+def import_qat(
+    model: Model,
+    calibration_data: Any = None,
+    *,
+    form: str = "qdq",
+    progress: Callable[[int], None] = lambda done: None,
+) -> onnx.ModelProto:
+    """A model trained with quantization (QDQ with learned scales) with its weights as integers.
+
+    Its scales stay as they are, bit for bit; biases become int32. Nothing else is rounded unless
+    there are calibration data, on which the ranges of what has no scale are seen. Raises ModelError
+    for a model without scales.
+    """
+    from qrt.ptq.qat import import_qat as recipe
+
+    return recipe(model, calibration_data, run_float, progress, form)
+
+
 def to_float16(
     model: Model, *, form: str = "weights", keep_io: bool = True, keep: Sequence[str] = ()
 ) -> onnx.ModelProto:

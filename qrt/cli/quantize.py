@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 
 import qrt
 from qrt import knobs
+from qrt.api.recipes import RECIPES
 from qrt.cli.command import Command
 from qrt.cli.options import add_model, count_from
-from qrt.cli.screen import facts, show, show_json
-from qrt.errors import InputError
+from qrt.cli.screen import facts, one_line, show, show_json
 from qrt.files import whole_file
 
-RECIPES = ("static", "x86", "arm", "int16", "dynamic", "weights")
+# options that count where they are given: each recipe says which it has
+OPTIONS = ("form", "bits", "block_size", "method", "backend")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """MODEL, the recipe and its data."""
+    """MODEL, the recipe, its options and its data."""
     add_model(parser)
     parser.add_argument("--output", "-o", required=True, metavar="FILE", help="the model to write")
     parser.add_argument(
         "--recipe",
-        choices=RECIPES,
+        choices=list(RECIPES),
         default="static",
-        help="static, x86, arm, int16: calibrated QDQ; dynamic: ranges found at every run; weights:"
-        " few bits in blocks, activations float (default: static)",
+        help="; ".join(f"{name}: {recipe.what}" for name, recipe in RECIPES.items())
+        + " (default: static)",
     )
     parser.add_argument(
         "--data",
@@ -36,15 +38,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", type=count_from(1), metavar="N", help="take only the first N samples"
     )
-    parser.add_argument("--bits", type=int, default=4, help="of --recipe weights: 2, 4 or 8")
-    parser.add_argument("--block-size", type=int, default=32, help="of --recipe weights")
-    parser.add_argument(
-        "--method", default="rtn", help="of --recipe weights: rtn, mse, hqq or gptq"
-    )
     parser.add_argument(
         "--form",
-        help="how it is written: qdq (default) or qoperator where calibrated, blocked (default) or"
-        " matmulnbits with --recipe weights",
+        help="how it is written; qdq or qoperator where calibrated, blocked or matmulnbits of"
+        " weights_int4, weights or full of float16 (the first is the default)",
+    )
+    parser.add_argument("--bits", type=int, help="of weights_int4: 2, 4 (default) or 8")
+    parser.add_argument("--block-size", type=int, help="of weights_int4 (default 32)")
+    parser.add_argument("--method", help="of weights_int4: rtn, mse, hqq or gptq")
+    parser.add_argument(
+        "--backend", help="engine that shall run it in integers, where calibrated (default qrt)"
     )
 
 
@@ -53,19 +56,12 @@ def run(args: argparse.Namespace) -> int:
     from qrt.ptq.sizes import model_size  # imports onnx, which --help does not need
 
     data = None if args.data is None else _samples(args.data, args.samples)
-    if args.recipe == "dynamic":
-        made = qrt.quantize_dynamic(args.model)
-    elif args.recipe == "weights":
-        made = qrt.quantize_weights(
-            args.model, args.bits, args.block_size, method=args.method,
-            form=args.form or "blocked", symmetric=args.method != "hqq", calibration_data=data,
-        )  # fmt: skip
-    else:
-        if data is None:
-            raise InputError(f"--recipe {args.recipe} needs --data: samples to see ranges on")
-        made = qrt.quantize_static(
-            args.model, data, args.recipe, form=args.form or "qdq", progress=_progress
-        )
+    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        made = qrt.quantize(args.model, args.recipe, data, progress=_progress, **options)
+    for note in notes:
+        print(f"qrt quantize: {one_line(str(note.message))}", file=sys.stderr)
     before, after = model_size(args.model), model_size(made)
     with whole_file(args.output) as file:
         file.write(made.SerializeToString())
@@ -112,8 +108,9 @@ def _progress(done: int) -> None:
 COMMAND = Command(
     "quantize",
     "quantize a float model",
-    "Write a quantized form of a float ONNX model: static from calibration data, dynamic, or with"
-    " weights of few bits. The result is standard ONNX.",
+    "Write a quantized form of an ONNX model by a recipe: static from calibration data, dynamic,"
+    " weights of few bits, float16, or a model trained with quantization. The result is standard"
+    " ONNX.",
     add_options,
     run,
 )

@@ -97,15 +97,19 @@ class QuantConfig:
 
 _S8 = Grid(signed=True, symmetric=True)
 PRESETS: dict[str, QuantConfig] = {
-    # uint8 activations, int8 weights per channel, ranges as seen
     "static": QuantConfig(),
-    # what VNNI multiplies, weights rounded by the data
     "x86": QuantConfig(rounding="gptq", bias_correction=True),
-    # signed and symmetric, what NEON's dot products take
     "arm": QuantConfig(
         activations=replace(_S8, observer="mse"), rounding="gptq", bias_correction=True
     ),
     "int16": QuantConfig(activations=Grid(bits=16)),
+}
+# what each is for
+PRESET_TEXTS: dict[str, str] = {
+    "static": "uint8 activations, int8 weights per channel, ranges as seen",
+    "x86": "what VNNI multiplies, weights rounded by the data",
+    "arm": "signed and symmetric, what NEON's dot products take, weights rounded by the data",
+    "int16": "16-bit activations, int8 weights per channel",
 }
 
 

@@ -75,7 +75,7 @@ def _store(draft: Draft, keep: Sequence[str]) -> onnx.ModelProto:
         name for node in draft.nodes for name in node.input
         if node.op_type in _SCALES or _is_kept(node, keep)
     }  # fmt: skip
-    casts = []
+    casts, inputs = [], draft.inputs
     for name, array in list(draft.arrays.items()):
         # single numbers are exact at no cost
         if array.dtype == np.float32 and array.size > 1 and name not in exact | draft.outputs:
@@ -84,6 +84,8 @@ def _store(draft: Draft, keep: Sequence[str]) -> onnx.ModelProto:
             casts.append(draft.node("Cast", [stored], [name], to=TensorProto.FLOAT))
     if not casts:
         raise QuantizationError("nothing to convert: the model has no float32 constants")
+    del draft.graph.input[:]  # old models list constants there, too
+    draft.graph.input.extend(inputs)
     draft.nodes = [*casts, *draft.nodes]
     return draft.model()
 

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import onnx
 
 from qrt.errors import QuantizationError
+from qrt.ir import QParams
 from qrt.ptq.backends import BOUNDED, CLAMPS, MOVEMENT, PRODUCTS, backend_of
 from qrt.ptq.config import Grid, QuantConfig
 from qrt.ptq.draft import Draft, label
@@ -17,14 +18,21 @@ from qrt.ptq.draft import Draft, label
 class Plan:
     """What becomes of the model: quantized nodes, and the grid of each activation tensor.
 
-    `shared` maps a tensor to the one whose grid it has. `notes` says why what stays float does.
+    `shared` maps a tensor to the one whose grid it has; `known` are scales given beforehand, of
+    weights, too. `notes` says why what stays float does.
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     grids: dict[str, Grid] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
     bounded: dict[str, tuple[float, float]] = field(default_factory=dict)
+    known: dict[str, QParams] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+
+    def observers(self) -> dict[str, str]:
+        """The kind of observer of every tensor whose range only data tell."""
+        told = {*self.shared, *self.bounded, *self.known}
+        return {name: grid.observer for name, grid in self.grids.items() if name not in told}
 
     def source(self, name: str) -> str:
         """The tensor whose grid `name` has."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from qrt.errors import QuantizationError
 from qrt.ir import QParams
 from qrt.loader.qoperators import MS, QOPERATORS
 from qrt.passes.spellings import SPELLINGS, Spelling
@@ -49,6 +50,17 @@ class Codes:
     def names(self) -> tuple[str, str, str]:
         """As a QLinear operator lists them."""
         return self.codes, self.scale, self.zero_point
+
+
+def check_form(form: str) -> None:
+    """Raise QuantizationError for a form that is none."""
+    if form not in FORMS:
+        raise QuantizationError(f"form is one of {', '.join(FORMS)}, got {form!r}")
+
+
+def in_form(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
+    """`model` (QDQ) in one of `FORMS`."""
+    return model if form == "qdq" else to_qoperator(model)
 
 
 def to_qoperator(model: Model) -> onnx.ModelProto:

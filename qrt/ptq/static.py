@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qrt.errors import QuantizationError
 from qrt.ir import QParams
 from qrt.ptq.backends import PRODUCTS
 from qrt.ptq.calibrate import Runner, observe
@@ -26,7 +25,7 @@ from qrt.ptq.moments import Moments, collect
 from qrt.ptq.observers import Observer
 from qrt.ptq.plan import Plan, make_plan
 from qrt.ptq.prepare import prepare
-from qrt.ptq.qoperator import FORMS, to_qoperator
+from qrt.ptq.qoperator import check_form, in_form
 from qrt.ptq.samples import Samples
 from qrt.ptq.static_weights import quantize_product
 from qrt.quant.affine import quantize
@@ -50,26 +49,20 @@ def quantize_static(
     do not fit, QuantizationError for a config that names what is not there, and for values that
     are not finite.
     """
-    if form not in FORMS:
-        raise QuantizationError(f"form is one of {', '.join(FORMS)}, got {form!r}")
+    check_form(form)
     chosen = config_of(config)
     draft = prepare(model)
     draft.need_opset(WIDE_OPSET if _is_wide(chosen) else OPSET)
     plan = make_plan(draft, chosen)
-    kinds = {
-        name: grid.observer
-        for name, grid in plan.grids.items()
-        if name not in plan.shared and name not in plan.bounded
-    }
     needs_moments = chosen.bias_correction or chosen.rounding != "nearest"
     samples = Samples(data, draft.inputs, keep=needs_moments)
-    observers = observe(draft, kinds, samples, runner, progress)
+    observers = observe(draft, plan.observers(), samples, runner, progress)
     moments: dict[str, Moments] = {}
     if needs_moments:
         products = [n for n in plan.nodes if n.op_type in PRODUCTS and n.input[1] in draft.arrays]
         moments = collect(draft, products, samples, runner)
     made = insert(draft, plan, chosen, activation_qparams(plan, observers), moments)
-    return made if form == "qdq" else to_qoperator(made)
+    return in_form(made, form)
 
 
 def activation_qparams(plan: Plan, observers: Mapping[str, Observer]) -> dict[str, QParams]:
@@ -77,6 +70,9 @@ def activation_qparams(plan: Plan, observers: Mapping[str, Observer]) -> dict[st
     found = {}
     for name, grid in plan.grids.items():
         if name in plan.shared:
+            continue
+        if name in plan.known:
+            found[name] = plan.known[name]
             continue
         levels = 1 << grid.bits
         if name in plan.bounded:
@@ -113,9 +109,10 @@ def insert(
 
     for name in plan.grids:
         if name in draft.arrays:
-            q = choose_qparams(draft.arrays[name], plan.grids[name].bits,
-                               signed=plan.grids[name].signed,
-                               symmetric=plan.grids[name].symmetric)  # fmt: skip
+            q = plan.known.get(name) or choose_qparams(
+                draft.arrays[name], plan.grids[name].bits,
+                signed=plan.grids[name].signed, symmetric=plan.grids[name].symmetric,
+            )  # fmt: skip
             codes = quantize(draft.arrays[name], q)
             real[name] = dequantized(draft, made, name, codes, q)
     for value in draft.inputs:

@@ -41,8 +41,8 @@ def quantize_product(
     grid = config.rule(node.op_type, node.name).weights or config.weights
     bias = _constant_bias(draft, node)
     x = qparams[plan.source(node.input[0])]
-    q = weight_qparams(array, grid, axis)
-    if bias is not None and q.block_size is None:
+    q = plan.known.get(name) or weight_qparams(array, grid, axis)
+    if bias is not None and q.block_size is None and name not in plan.known:
         # a coarser channel, rather than a bias that int32 sums have no room for
         least = np.abs(bias).astype(np.float64) / (float(x.scale) * MAX_BIAS)
         scale = np.maximum(q.scale, least if q.scale.ndim else least.max(initial=0))
@@ -62,6 +62,8 @@ def quantize_product(
     scale = np.asarray(x.scale.astype(np.float64) * q.scale, np.float32)
     scale = np.maximum(scale, np.finfo(np.float32).tiny)
     steps = np.rint(bias.astype(np.float64) / scale)
+    if np.abs(steps).max(initial=0) > MAX_BIAS:
+        return  # by scales that were given: it stays float
     stored = draft.constant(f"{node.input[2]}_quantized", steps.astype(np.int32))
     parts = [
         draft.constant(f"{node.input[2]}_scale", scale),
