@@ -64,6 +64,9 @@ class QuantConfig:
     `rounding` of weights is "nearest", or "gptq": one input after the other, each making up for the
     errors before it on the calibration data. `bias_correction` takes from each bias what rounding
     adds to the layer's mean on these data (Nagel et al. 2019, section 4.2).
+
+    `equalize` first scales channels of the float model, so that those which share a grid have the
+    same range (equalize.py).
     """
 
     activations: Grid = ACTIVATIONS
@@ -76,6 +79,7 @@ class QuantConfig:
     quantize_outputs: bool = False
     rounding: str = "nearest"
     bias_correction: bool = False
+    equalize: bool = False
 
     def __post_init__(self) -> None:
         if self.rounding not in ROUNDINGS:

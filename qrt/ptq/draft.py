@@ -99,6 +99,12 @@ class Draft:
                     uses.setdefault(name, []).append(node)
         return uses
 
+    def captured(self) -> set[str]:
+        """Names that subgraphs of nodes read."""
+        outer = {id(node) for node in self.nodes}
+        inner = (node for node in self.every(self.nodes) if id(node) not in outer)
+        return {name for node in inner for name in node.input}
+
     def fresh(self, name: str) -> str:
         """`name`, or with a number when it is taken."""
         unique, number = name, 1

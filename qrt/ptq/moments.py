@@ -39,10 +39,12 @@ def collect(
     nodes: Sequence[onnx.NodeProto],
     feeds: Iterable[Feeds],
     runner: Runner,
+    squares: bool = True,
 ) -> dict[str, Moments]:
     """Moments of products with constant weights, by the name of their output.
 
-    Raises InputError when there is no data.
+    Without `squares` only means are kept, and x^T x is empty. Raises InputError when there is no
+    data.
     """
     wanted = [node for node in nodes if not attributes(node).get("transA", 0)]
     names = list(dict.fromkeys(node.input[0] for node in wanted))
@@ -57,12 +59,13 @@ def collect(
             rows = rows_of(node, seen[node.input[0]], draft.arrays[node.input[1]])
             if rows is None:
                 continue
-            total, squares = rows.sum(axis=1), rows.transpose(0, 2, 1) @ rows
+            kept = rows if squares else rows[:, :, :0]
+            total, product = rows.sum(axis=1), kept.transpose(0, 2, 1) @ kept
             entry = found.setdefault(
-                node.output[0], Moments(np.zeros_like(total), np.zeros_like(squares))
+                node.output[0], Moments(np.zeros_like(total), np.zeros_like(product))
             )
             entry.total += total
-            entry.squares += squares
+            entry.squares += product
             entry.count += rows.shape[1]
         count += 1
     if not count:

@@ -21,6 +21,7 @@ from qrt.ptq.calibrate import Runner, observe
 from qrt.ptq.config import QuantConfig, config_of
 from qrt.ptq.constants import dequantized, qparams_of
 from qrt.ptq.draft import Draft, Model
+from qrt.ptq.equalize import equalize_by_data
 from qrt.ptq.moments import Moments, collect
 from qrt.ptq.observers import Observer
 from qrt.ptq.plan import Plan, make_plan
@@ -53,14 +54,17 @@ def quantize_static(
     chosen = config_of(config)
     draft = prepare(model)
     draft.need_opset(WIDE_OPSET if _is_wide(chosen) else OPSET)
-    plan = make_plan(draft, chosen)
     needs_moments = chosen.bias_correction or chosen.rounding != "nearest"
-    samples = Samples(data, draft.inputs, keep=needs_moments)
+    samples = Samples(data, draft.inputs, keep=needs_moments or chosen.equalize)
+    if chosen.equalize:
+        equalize_by_data(draft, chosen, samples, runner)
+    plan = make_plan(draft, chosen)
     observers = observe(draft, plan.observers(), samples, runner, progress)
     moments: dict[str, Moments] = {}
     if needs_moments:
         products = [n for n in plan.nodes if n.op_type in PRODUCTS and n.input[1] in draft.arrays]
-        moments = collect(draft, products, samples, runner)
+        by_data = chosen.rounding != "nearest"
+        moments = collect(draft, products, samples, runner, squares=by_data)
     made = insert(draft, plan, chosen, activation_qparams(plan, observers), moments)
     return in_form(made, form)
 
