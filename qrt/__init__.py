@@ -5,6 +5,7 @@ outputs = session.run(None, {"input": array})
 """
 
 from qrt.api import InferenceSession, Session, SessionOptions, get_available_providers, load
+from qrt.api.images import ImageFolder
 from qrt.api.quantization import (
     import_qat,
     quantize_dynamic,
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CompileError",
+    "ImageFolder",
     "InferenceSession",
     "InputError",
     "KernelError",

@@ -33,7 +33,9 @@ WINOGRAD = Knob(
     "Winograd convolutions, whose weights take 8 times the bytes: auto where they should be faster,"
     " always wherever they are exact, never",
 )
-PROGRESS = Knob("QRT_PROGRESS", "1", "0 hides the progress line of the first compilation")
+PROGRESS = Knob(
+    "QRT_PROGRESS", "1", "0 hides the progress lines of the first compilation and of calibration"
+)
 JIT_WORKERS = Knob("QRT_JIT_WORKERS", "", "compiling processes; empty means one per usable core")
 CACHE_SIZES = Knob(
     "QRT_CACHE_SIZES",

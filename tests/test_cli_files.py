@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qrt.api.arguments import Argument
-from qrt.cli.images import Preprocessing, image_axes, read_image
+from qrt.api.images import Preprocessing, image_axes, read_image
 from qrt.cli.inputs import random_input, split_option
 from qrt.cli.outputs import safe_names, summarise_output, write_outputs
 from qrt.errors import InputError

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qrt.api.images import open_samples
 from qrt.api.loading import load
 
 if TYPE_CHECKING:
@@ -25,19 +27,19 @@ def quantize_static(
 ) -> onnx.ModelProto:
     """A static model of float `model`, its ranges seen while qrt runs it on `calibration_data`.
 
-    calibration_data: an array of samples (first axis), a dict of them by input, an .npz file or a
-    folder of such, or an iterable of feeds; some hundred samples do. config: a `QuantConfig` or the
-    name of a preset (`qrt.ptq.config.PRESETS`). form: "qdq" puts QuantizeLinear and
-    DequantizeLinear around float operators; "qoperator" writes QLinearConv, QLinearMatMul and
-    com.microsoft's QGemm, QLinearAdd, ... where there is one of 8 bits. `progress` is told how many
-    runs are done.
+    calibration_data: an array of samples (first axis), a dict of them by input, an .npy or .npz
+    file, a folder of .npz files or of images (an `ImageFolder` says how these are scaled), or an
+    iterable of feeds; some hundred samples do. config: a `QuantConfig` or the name of a preset
+    (`qrt.ptq.config.PRESETS`). form: "qdq" puts QuantizeLinear and DequantizeLinear around float
+    operators; "qoperator" writes QLinearConv, QLinearMatMul and com.microsoft's QGemm, QLinearAdd,
+    ... where there is one of 8 bits. `progress` is told how many runs are done.
 
     Raises ModelError for a model that is quantized already, InputError for data that are empty or
     do not fit, QuantizationError for values that are not finite and names that are not there.
     """
     from qrt.ptq.static import quantize_static as recipe
 
-    return recipe(model, calibration_data, config, run_float, progress, form)
+    return recipe(model, _samples(calibration_data), config, run_float, progress, form)
 
 
 def quantize_dynamic(
@@ -77,7 +79,7 @@ def quantize_weights(
 
     return recipe(
         model, bits, block_size, method=method, symmetric=symmetric, form=form,
-        data=calibration_data, runner=run_float,
+        data=_samples(calibration_data), runner=run_float,
     )  # fmt: skip
 
 
@@ -96,7 +98,7 @@ def import_qat(
     """
     from qrt.ptq.qat import import_qat as recipe
 
-    return recipe(model, calibration_data, run_float, progress, form)
+    return recipe(model, _samples(calibration_data), run_float, progress, form)
 
 
 def to_float16(
@@ -115,6 +117,11 @@ def to_float16(
     from qrt.ptq.float16 import to_float16 as recipe
 
     return recipe(model, form, keep_io, keep)
+
+
+def _samples(data: Any) -> Any:
+    """Calibration data as the recipes take them: a path is opened."""
+    return open_samples(data) if isinstance(data, (str, os.PathLike)) else data
 
 
 def run_float(model: onnx.ModelProto) -> Callable[[Feeds], Sequence[Any]]:

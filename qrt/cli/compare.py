@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qrt.api.quantization import run_float
 from qrt.cli.command import Command
-from qrt.cli.options import count_from
+from qrt.cli.options import add_samples, count_from, samples
 from qrt.cli.screen import show, show_json
 from qrt.files import whole_file
 
@@ -17,11 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The two models, data, and how to show it."""
     parser.add_argument("first", metavar="FLOAT", help="the model to compare with")
     parser.add_argument("second", metavar="QUANTIZED", help="the model that was made from it")
-    parser.add_argument(
-        "--data", required=True, metavar="PATH",
-        help="samples: .npy or .npz (first axis), or a folder of .npz files, one run each",
-    )  # fmt: skip
-    parser.add_argument("--samples", type=count_from(1), default=32, metavar="N")
+    add_samples(parser, required=True, most=32)
     parser.add_argument("--layers", type=count_from(1), default=20, metavar="N", help="to show")
     parser.add_argument("--html", metavar="FILE", help="also write all layers as one page")
 
@@ -29,10 +25,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the layers of least local SQNR first."""
     from qrt.ptq.compare import compare_models  # imports onnx, which --help does not need
-    from qrt.ptq.samples import SampleFiles
 
-    data = SampleFiles(args.data, args.samples)
-    found = compare_models(args.first, args.second, data, run_float)
+    found = compare_models(args.first, args.second, samples(args), run_float)
     if args.html:
         title = f"{Path(args.second).name} against {Path(args.first).name}"
         with whole_file(Path(args.html)) as file:

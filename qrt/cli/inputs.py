@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from qrt.api import images
 from qrt.api.arguments import Argument
-from qrt.cli import images
 from qrt.cli.options import preprocessing
 from qrt.cli.screen import shape_text
 from qrt.errors import InputError

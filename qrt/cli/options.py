@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import qrt
 from qrt.api import Session
-from qrt.cli.images import Preprocessing
+from qrt.api.images import ImageFolder, Preprocessing, open_samples
 from qrt.simd.features import levels
+
+if TYPE_CHECKING:
+    from qrt.ptq.samples import SampleFiles
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +74,7 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Where inputs come from, and what happens to images."""
+    """Where inputs come from."""
     parser.add_argument(
         "--input",
         action="append",
@@ -82,6 +86,11 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     add_dims(parser)
     add_seed(parser)
+    add_images(parser)
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """What happens to images."""
     parser.add_argument(
         "--scale",
         type=_number,
@@ -90,6 +99,30 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mean", type=_numbers, metavar="M[,M,M]", help="images: default 0")
     parser.add_argument("--std", type=_numbers, metavar="D[,D,D]", help="images: default 1")
+
+
+def add_samples(parser: argparse.ArgumentParser, *, required: bool, most: int | None) -> None:
+    """Samples to run a model on, and what happens to images."""
+    parser.add_argument(
+        "--data",
+        required=required,
+        metavar="PATH",
+        help="samples: .npy or .npz (first axis), a folder of .npz files, one run each, or a folder"
+        " of PNG or JPEG images, resized to the input's height and width",
+    )
+    parser.add_argument(
+        "--samples", type=count_from(1), default=most, metavar="N",
+        help=f"take only the first N (default {'all' if most is None else most})",
+    )  # fmt: skip
+    add_dims(parser)
+    add_images(parser)
+
+
+def samples(args: argparse.Namespace) -> SampleFiles | ImageFolder | None:
+    """What --data names."""
+    if args.data is None:
+        return None
+    return open_samples(args.data, args.samples, preprocessing(args), dict(args.dim))
 
 
 def preprocessing(args: argparse.Namespace) -> Preprocessing:

@@ -7,11 +7,12 @@ import sys
 import warnings
 
 import qrt
-from qrt import knobs
-from qrt.api.recipes import RECIPES
+from qrt.api.progress import CalibrationLine
+from qrt.api.recipes import NEEDED, RECIPES
 from qrt.cli.command import Command
-from qrt.cli.options import add_model, count_from
+from qrt.cli.options import add_model, add_samples, samples
 from qrt.cli.screen import facts, one_line, show, show_json
+from qrt.errors import InputError
 from qrt.files import whole_file
 
 # options that count where they are given: each recipe says which it has
@@ -29,15 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="; ".join(f"{name}: {recipe.what}" for name, recipe in RECIPES.items())
         + " (default: static)",
     )
-    parser.add_argument(
-        "--data",
-        metavar="PATH",
-        help="calibration data: .npy or .npz of samples (first axis), or a folder of .npz files,"
-        " one run each",
-    )
-    parser.add_argument(
-        "--samples", type=count_from(1), metavar="N", help="take only the first N samples"
-    )
+    add_samples(parser, required=False, most=None)
     parser.add_argument(
         "--form",
         help="how it is written; qdq or qoperator where calibrated, blocked or matmulnbits of"
@@ -55,11 +48,14 @@ def run(args: argparse.Namespace) -> int:
     """Quantize, write, and say what became of the bytes."""
     from qrt.ptq.sizes import model_size  # imports onnx, which --help does not need
 
-    data = None if args.data is None else _samples(args.data, args.samples)
+    data = samples(args)
+    if data is None and RECIPES[args.recipe].data == NEEDED:
+        raise InputError(f"--recipe {args.recipe} needs --data: samples to see ranges on")
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
-        made = qrt.quantize(args.model, args.recipe, data, progress=_progress, **options)
+        with CalibrationLine(None if data is None else len(data)) as progress:
+            made = qrt.quantize(args.model, args.recipe, data, progress=progress, **options)
     for note in notes:
         print(f"qrt quantize: {one_line(str(note.message))}", file=sys.stderr)
     before, after = model_size(args.model), model_size(made)
@@ -89,20 +85,6 @@ def run(args: argparse.Namespace) -> int:
         )
     )
     return 0
-
-
-def _samples(path: str, most: int | None) -> object:
-    """What `--data` names, as `qrt.quantize_static` takes it."""
-    from qrt.ptq.samples import SampleFiles
-
-    return SampleFiles(path, most)
-
-
-def _progress(done: int) -> None:
-    stream = sys.stderr
-    if knobs.PROGRESS.get() != "0" and stream is not None and stream.isatty():
-        stream.write(f"\rqrt: calibrating, {done} runs done")
-        stream.flush()
 
 
 COMMAND = Command(

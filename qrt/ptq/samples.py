@@ -114,7 +114,7 @@ class SampleFiles:
         if self.path.is_dir():
             self._files = sorted(self.path.glob("*.npz"))[:most]
             if not self._files:
-                raise InputError(f"'{path}' holds no .npz file")
+                raise InputError(f"'{path}' holds no .npz file, and no image")
         elif self.path.suffix == ".npy" and self.path.is_file():
             # mapped: samples are read when they are fed
             self._arrays = {"": _loaded(self.path, mmap_mode="r")}

@@ -1,17 +1,23 @@
-"""A PNG or JPEG image as the array that a model's input wants."""
+"""PNG and JPEG images as the arrays that a model's input wants: one, or a folder of them."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qrt.api.arguments import Argument
 from qrt.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from qrt.ptq.samples import SampleFiles
 
 Array = np.ndarray[Any, Any]
 
@@ -29,6 +35,9 @@ class Preprocessing:
     scale: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+
+PLAIN = Preprocessing()
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,78 @@ def read_image(path: Path, argument: Argument, dims: Sequence[Any], how: Preproc
     elif axes.channel < axes.height:
         values = values.transpose(2, 0, 1)
     return np.ascontiguousarray(values.reshape((1,) * len(batch) + values.shape))
+
+
+class ImageFolder:
+    """The images below a folder, in the order of their paths, as feeds of one run each.
+
+    See `Preprocessing` for `scale`, `mean` and `std`. `dims` gives sizes of dimensions that the
+    model names, `most` limits how many images are taken. Raises InputError when there are none.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        scale: float | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        dims: Mapping[str, int] | None = None,
+        most: int | None = None,
+    ) -> None:
+        self._how = Preprocessing(
+            scale, None if mean is None else tuple(mean), None if std is None else tuple(std)
+        )
+        self._dims = dict(dims or {})
+        self._files = image_files(path)[:most]
+        if not self._files:
+            raise InputError(f"'{path}' holds no PNG or JPEG image")
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self._files)
+
+    def feeds(self, inputs: Sequence[onnx.ValueInfoProto]) -> Iterator[dict[str, Array]]:
+        """A feed per image, for a model of one input. Raises InputError for one that has more, and
+        for an input that does not look like an image."""
+        from onnx import helper
+
+        if len(inputs) != 1:
+            raise InputError(
+                f"images are for models of one input, this one has {len(inputs)}:"
+                " give .npz files with arrays named like the inputs"
+            )
+        tensor = inputs[0].type.tensor_type
+        dims = tuple(
+            d.dim_value if d.HasField("dim_value") else d.dim_param or None
+            for d in tensor.shape.dim
+        )
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        argument = Argument(inputs[0].name, dtype, dims)
+        sized = [self._dims.get(d, d) if isinstance(d, str) else d for d in dims]
+        for file in self._files:
+            yield {argument.name: read_image(file, argument, sized, self._how)}
+
+
+def image_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The images below a folder, sorted."""
+    files = (file for file in Path(path).rglob("*") if file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in files if file.is_file())
+
+
+def open_samples(
+    path: str | os.PathLike[str],
+    most: int | None = None,
+    how: Preprocessing = PLAIN,
+    dims: Mapping[str, int] | None = None,
+) -> SampleFiles | ImageFolder:
+    """The samples that a path names: a folder of images, or what `SampleFiles` takes."""
+    from qrt.ptq.samples import SampleFiles
+
+    place = Path(path)
+    if place.is_dir() and not any(place.glob("*.npz")) and image_files(place):
+        return ImageFolder(place, scale=how.scale, mean=how.mean, std=how.std, dims=dims, most=most)
+    return SampleFiles(path, most)
 
 
 def image_axes(argument: Argument, dims: Sequence[Any]) -> ImageAxes:
