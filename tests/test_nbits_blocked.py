@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import qrt
 from qrt.errors import KernelError, QrtError
+from qrt.quant.coded import Coded
 from tests.contract import floats
 from tests.rivals import FLOAT_TOLERANCE, onnxruntime_outputs, reference_outputs
 from tests.sessions import THREADS, Cases, differences, feature_levels, named, run
@@ -130,29 +131,75 @@ def test_products(name: str) -> None:
     cases.finish(name, at_least=100)
 
 
-def test_what_has_no_packed_form() -> None:
-    """Blocks along the columns, or of no multiple of 16; weights of a Conv: floats at build."""
+def check_packed(cases: Cases, case: object, model: onnx.ModelProto, most: float) -> None:
+    """At most `most` of the bytes of its float weights, which nobody makes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Coded, "floats", lambda _: pytest.fail(f"{case} was made floats"))
+        explanation = qrt.load(model).explain()
+    nbytes = explanation.constants_nbytes
+    cases.check((case, "bytes"), "" if nbytes <= most else f"{nbytes} bytes, more than {most}")
+
+
+def test_blocks_of_any_form_stay_packed() -> None:
+    """Blocks along the columns, or of no multiple of 16; a Conv, its kernel in blocks or not, also
+    where a Reshape made it of a matrix; Gemm with alpha, transA and a computed bias."""
     rng = np.random.default_rng(931)
     cases = Cases()
-    for block, axis in ((16, 1), (5, 0), (24, 0)):
-        table = draw(rng, (48, 40), "int4", axis, block, zero_points=True)
+    k, n = 96, 160
+    codes = k * n // 2
+    x = rng.standard_normal((3, k)).astype(F)
+    for block, axis in ((16, 1), (5, 0), (24, 0), (0, 0)):
+        table = draw(rng, (k, n), "int4", axis, block, zero_points=True)
         nodes, constants = table.constants()
-        x = rng.standard_normal((3, 48)).astype(F)
         nodes.append(helper.make_node("MatMul", ["x", "w"], ["y"]))
-        model = model_of(nodes, (3, 48), (3, 40), constants, OPSET)
+        model = model_of(nodes, (3, k), (3, n), constants, OPSET)
         want = floats.matmul(x, table.real)
-        check(cases, (block, axis), model, {"x": x}, want, ("gemm_f32",))
-    table = draw(rng, (8, 16), "uint4", 1, 4, zero_points=True)
+        check(cases, (block, axis), model, {"x": x}, want, ("gemm_unpack", "gemm_f32"))
+        check_packed(cases, (block, axis), model, codes + 8 * table.scale.size + 4000)
+    table = draw(rng, (k, n), "int4", 0, 32, zero_points=True)
     nodes, constants = table.constants()
-    constants.append(numpy_helper.from_array(np.array([8, 16, 1, 1]), "shape"))
-    nodes.append(helper.make_node("Reshape", ["w", "shape"], ["k"]))
-    nodes.append(helper.make_node("Conv", ["x", "k"], ["y"]))
-    x = rng.standard_normal((1, 16, 4, 3)).astype(F)
-    kernel = table.real.reshape(8, 16, 1, 1)
-    want = floats.conv(x, kernel, None, (1, 1), (0,) * 4, (1, 1), 1)
-    model = model_of(nodes, x.shape, (1, 8, 4, 3), constants, OPSET)
-    check(cases, "conv", model, {"x": x}, want, ("gemm_f32",))
-    cases.finish("floats", at_least=12)
+    c = rng.standard_normal((3, n)).astype(F)
+    nodes += [
+        helper.make_node("Split", ["x", "widths"], ["c", "b"], axis=1),
+        helper.make_node("Transpose", ["b"], ["a"], perm=[1, 0]),
+        helper.make_node("Gemm", ["a", "w", "c"], ["y"], alpha=0.5, beta=2.0, transA=1),
+    ]
+    constants.append(numpy_helper.from_array(np.array([n, k]), "widths"))
+    fed = np.concatenate([c, x], axis=1)
+    model = model_of(nodes, fed.shape, (3, n), constants, OPSET)
+    want = floats.matmul(x, table.real, 0.5) + F(2) * c
+    check(cases, "Gemm", model, {"x": fed}, want, ("gemm_unpack", "gemm_f32"))
+    for axis, block in ((1, 16), (0, 32), (0, 0)):
+        table = draw(rng, (64, 128), "uint4", axis, block, zero_points=True)
+        nodes, constants = table.constants()
+        constants.append(numpy_helper.from_array(np.array([64, 128, 1, 1]), "shape"))
+        nodes.append(helper.make_node("Reshape", ["w", "shape"], ["k"]))
+        nodes.append(helper.make_node("Conv", ["x", "k"], ["y"]))
+        image = rng.standard_normal((1, 128, 4, 3)).astype(F)
+        kernel = table.real.reshape(64, 128, 1, 1)
+        want = floats.conv(image, kernel, None, (1, 1), (0,) * 4, (1, 1), 1)
+        model = model_of(nodes, image.shape, (1, 64, 4, 3), constants, OPSET)
+        check(cases, ("conv", axis), model, {"x": image}, want, ("gemm_unpack", "gemm_f32"))
+        check_packed(cases, ("conv", axis), model, 64 * 64 + 8 * table.scale.size + 4000)
+    cases.finish("packed", at_least=30)
+
+
+def test_what_is_not_worth_packing() -> None:
+    """A table that is small, or whose scales are as many as its floats, is floats; `explain` says
+    so."""
+    rng = np.random.default_rng(936)
+    cases = Cases()
+    for k, block, why in ((16, 16, "are not worth packing"), (96, 2, "packed with their scales")):
+        table = draw(rng, (k, 64), "int4", 0, block, zero_points=True)
+        nodes, constants = table.constants()
+        x = rng.standard_normal((3, k)).astype(F)
+        gemm = helper.make_node("Gemm", ["x", "w"], ["y"], alpha=0.5)
+        model = model_of([*nodes, gemm], (3, k), (3, 64), constants, OPSET)
+        want = floats.matmul(x, table.real, 0.5)
+        check(cases, k, model, {"x": x}, want, ("gemm_f32",))
+        notes = " ".join(row.note for row in qrt.load(model).explain())
+        cases.check(k, "" if why in notes else f"explain says {notes!r}")
+    cases.finish("floats", at_least=8)
 
 
 OTHERS = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn",
@@ -160,15 +207,16 @@ OTHERS = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", 
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_types_are_floats_at_build(name: str) -> None:
-    """Small floats and 16 bits, one scale a column or in blocks: nothing is left for the run."""
+def test_other_types_stay_packed(name: str) -> None:
+    """Small floats and 16 bits, one scale a column or in blocks; nothing but the product runs."""
     rng = np.random.default_rng(935)
     cases = Cases()
     dtype = np.dtype(getattr(ml_dtypes, name, name))
+    bits = 4 if name.startswith("float4") else 16 if name.endswith("16") else 8
     for block in (0, 32):
-        values = rng.standard_normal((64, 40)) * (1 if name.startswith("float") else 1000)
+        values = rng.standard_normal((128, 96)) * (1 if name.startswith("float") else 1000)
         q = np.abs(values).astype(dtype)
-        scale = (rng.random((2, 40) if block else 40) + 0.1).astype(F)
+        scale = (rng.random((4, 96) if block else 96) + 0.1).astype(F)
         real = q.astype(F) * (np.repeat(scale, block, 0) if block else scale)
         nodes = [
             helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=0 if block else 1,
@@ -176,12 +224,29 @@ def test_other_types_are_floats_at_build(name: str) -> None:
             helper.make_node("MatMul", ["x", "w"], ["y"]),
         ]  # fmt: skip
         constants = [numpy_helper.from_array(q, "q"), numpy_helper.from_array(scale, "s")]
-        model = model_of(nodes, (3, 64), (3, 40), constants, 23)
-        x = rng.standard_normal((3, 64)).astype(F)
-        check(cases, block, model, {"x": x}, floats.matmul(x, real), ("gemm_f32",))
+        model = model_of(nodes, (3, 128), (3, 96), constants, 23)
+        x = rng.standard_normal((3, 128)).astype(F)
+        check(cases, block, model, {"x": x}, floats.matmul(x, real), ("gemm_unpack", "gemm_f32"))
+        check_packed(cases, block, model, q.size * bits // 8 + 4 * scale.size + 3000)
         rows = [row for row in qrt.load(model).explain() if row.kernels]
         cases.check(block, "" if len(rows) == 1 else f"{len(rows)} rows run")
     cases.finish(name, at_least=8)
+
+
+def test_infinities_are_floats_at_build() -> None:
+    """Codes of NaN and infinity, which no kernel knows: the definition, once."""
+    rng = np.random.default_rng(937)
+    q = np.abs(rng.standard_normal((128, 40))).astype(ml_dtypes.float8_e5m2)
+    q[3, 4], q[5, 6] = np.inf, np.nan
+    scale = np.ones(40, F)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=1),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    constants = [numpy_helper.from_array(q, "q"), numpy_helper.from_array(scale, "s")]
+    x = np.ones((1, 128), F)
+    (got,) = qrt.load(model_of(nodes, (1, 128), (1, 40), constants, 23)).run(None, {"x": x})
+    assert np.isinf(got[0, 4]) and np.isnan(got[0, 6]) and np.isfinite(got[0, 7:]).all()
 
 
 def gather_model(nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], dtype: Any,

@@ -138,6 +138,7 @@ SHAPES: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("llama_qkv", (1, 4096, 4096, 32), "s8_4b_asymmetric"),
         ("llama_qkv", (1, 4096, 4096, 32), "f32_4b"),
         ("llama_prompt16", (16, 4096, 4096, 32), "f32_4b"),
+        ("llama_prompt64", (64, 4096, 4096, 32), "f32_4b"),
     ),
     "pool": (
         ("resnet50_pool", (112, 112, 64, 3, 2)),
@@ -201,6 +202,8 @@ SHAPES: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("resnet50_fc", (1, 1000, 2048)),
         ("bert_scores", (128, 128, 64), "two_inputs"),
         ("lstm_gates", (16, 512, 128), "added"),
+        ("lstm_gates", (16, 512, 128), "words"),
+        ("bert_qkv", (128, 768, 768), "words"),
     ),
     "conv_f32": (
         ("resnet50_stem", (224, 224, 3, 64, 7, 2)),

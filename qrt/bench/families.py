@@ -229,6 +229,7 @@ FAMILIES: tuple[Family, ...] = (
         MNK,
         {
             "weights": product_models.matmul_f32,
+            "words": product_models.matmul_f32_words,
             "two_inputs": product_models.matmul_f32_two_inputs,
             "added": product_models.gemm_f32_added,
         },

@@ -85,6 +85,14 @@ def matmul_f32(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
     return d.output(d.node("MatMul", d.input(F32, (m, k)), d.weights(k, n, dtype=F32)))
 
 
+def matmul_f32_words(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
+    """float32 (m, k) * s16 weights (k, n), dequantized (com.microsoft: before opset 21)."""
+    words = d.constant(d.rng.integers(-(2**15), 2**15, (k, n)), np.int16)
+    scales = d.constant((d.rng.random(n) + 0.5) * 2**-18, F32)
+    w = d.node("DequantizeLinear", words, scales, axis=1, domain="com.microsoft")
+    return d.output(d.node("MatMul", d.input(F32, (m, k)), w))
+
+
 def matmul_f32_two_inputs(d: Draft, m: int, n: int, k: int) -> onnx.ModelProto:
     """float32 (m, k) * (k, n), both computed by the network, as in attention."""
     return d.output(d.node("MatMul", d.input(F32, (m, k)), d.input(F32, (k, n))))

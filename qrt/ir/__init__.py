@@ -1,6 +1,6 @@
 """The NumPy-based form of a model: Graph, Node, Value, QParams."""
 
-from qrt.ir.graph import Graph, Node, Value
+from qrt.ir.graph import Deferred, Graph, Node, Value
 from qrt.ir.qparams import QParams
 
-__all__ = ["Graph", "Node", "QParams", "Value"]
+__all__ = ["Deferred", "Graph", "Node", "QParams", "Value"]

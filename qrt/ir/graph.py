@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -40,6 +40,15 @@ class Value:
         return self.data is not None
 
     @property
+    def identity(self) -> int:
+        """Of a constant's elements, which copies of the graph share."""
+        return id(self.data)
+
+    def twin(self) -> Value:
+        """Another value with all that this one has."""
+        return Value(self.name, self.dtype, self.shape, self.data, self.layout, self.container)
+
+    @property
     def static_shape(self) -> tuple[int, ...]:
         """The shape as integers; only after shapes are bound."""
         assert self.shape is not None and all(isinstance(d, int) for d in self.shape), self
@@ -61,6 +70,50 @@ class Value:
         kind = "const " if self.is_constant else ""
         shape = "?" if self.shape is None else list(self.shape)
         return f"<{kind}{self.name}: {self.dtype}{shape}>"
+
+
+class Source(Protocol):
+    """What the elements of a constant are made from."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the elements."""
+        ...
+
+    def floats(self) -> np.ndarray[Any, Any]:
+        """The elements, float32."""
+        ...
+
+
+class Deferred(Value):
+    """A float32 constant that stays what it is made from: `data` makes its elements anew."""
+
+    def __init__(self, name: str, source: Source, layout: tuple[int, ...] | None = None) -> None:
+        self.source = source
+        super().__init__(name, np.dtype(np.float32), source.shape, None, layout)
+
+    @property  # type: ignore[override]
+    def data(self) -> np.ndarray[Any, Any]:
+        """The elements."""
+        return self.source.floats()
+
+    @data.setter
+    def data(self, elements: np.ndarray[Any, Any] | None) -> None:
+        assert elements is None, f"{self.name} has a source"
+
+    @property
+    def is_constant(self) -> bool:
+        """Known before the first run, whether made already or not."""
+        return True
+
+    @property
+    def identity(self) -> int:
+        """That of the source."""
+        return id(self.source)
+
+    def twin(self) -> Deferred:
+        """Another value with the same source."""
+        return Deferred(self.name, self.source, self.layout)
 
 
 @dataclass(eq=False)
@@ -161,7 +214,7 @@ class Graph:
 
         def twin_of(v: Value) -> Value:
             if id(v) not in twin:
-                twin[id(v)] = Value(v.name, v.dtype, v.shape, v.data, v.layout, v.container)
+                twin[id(v)] = v.twin()
             return twin[id(v)]
 
         def own(attr: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qrt.ir.graph import Graph, Node, Shape, Value
+from qrt.ir.graph import Deferred, Graph, Node, Shape, Value
 
 _SHOWN = 6  # elements of a constant or list attribute that are written out
 
@@ -124,11 +124,11 @@ def typed_name(value: Value) -> str:
 
 def _operand(value: Value) -> str:
     """A constant of few elements shows them."""
-    if value.data is None:
+    if not value.is_constant:
         return value.name
-    if value.data.size <= _SHOWN:
-        return f"{value.name}={_short(value.data)}"
-    return typed_name(value)
+    if isinstance(value, Deferred) or value.data is None or value.data.size > _SHOWN:
+        return typed_name(value)
+    return f"{value.name}={_short(value.data)}"
 
 
 def _type(dtype: np.dtype[Any] | None, shape: Shape | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qrt.ir.graph import Graph, Node, Value
+from qrt.ir.graph import Deferred, Graph, Node, Value
 
 
 def verify_graph(graph: Graph) -> None:
@@ -65,7 +65,7 @@ def _check_value(value: Value, names: dict[str, Value], where: str) -> None:
             and (value.shape is None or len(value.shape) == rank),
             f"{where}: layout {value.layout} of {value} is not an order of its axes",
         )
-    if value.data is not None:
+    if not isinstance(value, Deferred) and value.data is not None:
         _require(
             value.dtype == value.data.dtype,
             f"{where}: {value} has elements of {value.data.dtype}",

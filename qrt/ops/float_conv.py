@@ -12,11 +12,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from qrt.errors import ModelError, UnsupportedError
+from qrt.gemm.code_pack import Form
 from qrt.ir import Node
 from qrt.ir.attrs import AttrReader
 from qrt.ops.conv import Geometry, geometry_fields, lower_runs, rows_are_runs
 from qrt.ops.float_depthwise import lower_depthwise
-from qrt.ops.float_products import ITEMSIZE, NO_BIAS, lower_float_product
+from qrt.ops.float_products import (
+    ITEMSIZE,
+    NO_BIAS,
+    Codes,
+    lower_coded_float_product,
+    lower_float_product,
+    packed_weights,
+)
 from qrt.ops.spec import Array, Lowering, OpSpec
 from qrt.ops.windows import Windows, resolve
 
@@ -63,8 +71,8 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
 def lower(node: Node, program: Lowering) -> None:
     x, w, bias, y = node.required(0), node.required(1), node.input(2), node.outputs[0]
     windows, group = parse(node)
-    weights, offsets = w.data, None if bias is None else bias.data
-    if weights is None or (bias is not None and offsets is None):
+    offsets = None if bias is None else bias.data
+    if not w.is_constant or (bias is not None and offsets is None):
         raise UnsupportedError("Conv needs constant weights and bias")
     for name, value in (("x", x), ("w", w), ("bias", bias)):
         if value is not None and value.dtype != np.float32:
@@ -96,6 +104,17 @@ def lower(node: Node, program: Lowering) -> None:
         "channels": inputs * ITEMSIZE,
     }
     source = program.operand(x)
+    pack = packed_weights(program, w, Form(group, 0, 1, tuple(range(2, len(w.static_shape)))))
+    if pack is not None:
+        if rows_are_runs(g):
+            source = lower_runs(program, x, g, geometry, program.constant(np.zeros(1, np.uint8)))
+            geometry["channels"] *= g.kernel[1]
+        codes = Codes.stored(program, pack)
+        y_at = program.operand(y)
+        lower_coded_float_product(program, codes, geometry, source, y_at, bias=offsets)
+        return
+    weights = w.data
+    assert weights is not None
     # (group, outputs, inputs, kh, kw) -> (group, taps, inputs, outputs)
     split = weights.reshape(group, outputs, inputs, math.prod(g.kernel)).transpose(0, 3, 2, 1)
     if rows_are_runs(g):
@@ -104,7 +123,7 @@ def lower(node: Node, program: Lowering) -> None:
         split = split.reshape(group, g.kernel[0], g.kernel[1] * inputs, outputs)
     # the order of the weights is the same either way: tap by tap, input by input
     lower_float_product(
-        program, split, (id(weights), "float_conv"), geometry, source, program.operand(y),
+        program, split, (w.identity, "float_conv"), geometry, source, program.operand(y),
         bias=offsets,
     )  # fmt: skip
 

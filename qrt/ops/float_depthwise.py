@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qrt.ir import Node
+from qrt.ir import Deferred, Node
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.ops.product_rows import THREAD_MACS
 from qrt.ops.spec import Array, Lowering
@@ -68,8 +68,11 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
 
 def lower_depthwise(program: Lowering, node: Node, windows: Mapping[str, int], bias: Array) -> None:
     """Emit the row of a Conv with as many groups as inputs and outputs; `bias` is (channels,)."""
-    w = node.required(1).data
+    weights = node.required(1)
+    w = weights.data
     assert w is not None
+    if isinstance(weights, Deferred):
+        program.note("weights of a depthwise convolution are float32: they are few")
     spec = next(s for s in FLOAT_DEPTHWISE if program.features.issuperset(s.features))
     channels = w.shape[0]
     macs = windows["batch"] * windows["oh"] * windows["ow"] * w.size
@@ -77,7 +80,8 @@ def lower_depthwise(program: Lowering, node: Node, windows: Mapping[str, int], b
         FLOAT_DEPTHWISE_KERNELS[spec],
         x=program.operand(node.required(0)),
         w=program.packed(
-            (id(w), "float_depthwise"), lambda: np.ascontiguousarray(w.reshape(channels, -1).T)
+            (weights.identity, "float_depthwise"),
+            lambda: np.ascontiguousarray(w.reshape(channels, -1).T),
         ),
         bias=program.constant(bias),
         y=program.operand(node.outputs[0]),

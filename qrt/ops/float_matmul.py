@@ -13,15 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrt.errors import ModelError, UnsupportedError
-from qrt.gemm.extents import GEOMETRY
-from qrt.ir import Node, Value
+from qrt.gemm.code_pack import Form
+from qrt.ir import Deferred, Node, Value
 from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Extent, kernel, slots
 from qrt.ops.float_products import (
     ITEMSIZE,
     NO_BIAS,
+    Codes,
+    lower_coded_float_product,
     lower_computed_float_product,
     lower_float_product,
+    matrix_geometry,
+    packed_weights,
 )
 from qrt.ops.matrices import stack
 from qrt.ops.movement import emit_move
@@ -166,21 +170,18 @@ def _emit(
     alpha: float = 1.0,
 ) -> None:
     """Emit the products of a and what lies from element `b_at` of b on."""
-    geometry = dict.fromkeys(GEOMETRY, 1) | {
-        "pad_h": 0,
-        "pad_w": 0,
-        "width": size.m,
-        "out_width": size.m,
-        "x_pixel": size.a_steps[1] * ITEMSIZE,
-        "x_row": 0,
-        "x_image": 0,
-        "x_group": size.a_steps[0] * ITEMSIZE,
-        "channels": size.k * ITEMSIZE,
-        "y_pixel": size.y_steps[1] * ITEMSIZE,
-        "y_group": size.y_steps[0] * ITEMSIZE,
-    }
+    geometry = matrix_geometry(size.m, size.k, size.a_steps, size.y_steps)
     steps, shape = size.b_steps, (size.groups, 1, size.k, size.n)
-    if b.data is None:
+    if isinstance(b, Deferred) and len(b.static_shape) == 2 and size.groups == 1:
+        square = size.k == size.n > 1
+        turned = b.static_shape != (size.k, size.n) or (square and steps[1] == 1)
+        form = Form(1, 0, 1) if turned else Form(1, 1, 0)
+        pack = packed_weights(program, b, form)
+        if pack is not None:
+            codes = Codes.stored(program, pack)
+            lower_coded_float_product(program, codes, geometry, a, y, bias=bias, alpha=alpha)
+            return
+    if not b.is_constant:
         lower_computed_float_product(
             program,
             program.operand(b).at(b_at * ITEMSIZE),
@@ -189,10 +190,11 @@ def _emit(
             geometry, a, y, bias=bias, alpha=alpha,
         )  # fmt: skip
         return
+    assert b.data is not None
     flat = np.ascontiguousarray(b.data).reshape(-1)[b_at:]
     strides = [s * ITEMSIZE for s in (steps[0], 0, steps[1], steps[2])]
     w = np.lib.stride_tricks.as_strided(flat, shape, strides, writeable=False)
-    key = (id(b.data), "float_matmul", b_at, steps, size.k, size.n)
+    key = (b.identity, "float_matmul", b_at, steps, size.k, size.n)
     every = np.tile(bias, size.groups)
     lower_float_product(program, w, key, geometry, a, y, bias=every, alpha=alpha)
 

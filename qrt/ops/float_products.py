@@ -7,18 +7,52 @@ float. Geometry is in bytes, as the driver counts.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
+from qrt.gemm.blocking import block_panels
+from qrt.gemm.code_pack import CodePack, Form
 from qrt.gemm.driver import FLOAT_PRODUCTS
-from qrt.gemm.extents import rows_nbytes
+from qrt.gemm.extents import GEOMETRY, rows_nbytes
 from qrt.gemm.float_pack import float_pack_kernel, pack_floats
 from qrt.gemm.pack import pack_columns
 from qrt.gemm.table import FLOAT_EPILOGUE, FLOAT_TILES, TileSpec, padded_columns, select_tile
-from qrt.ops.product_rows import blocking, outputs
+from qrt.gemm.unpack import LINE, SLAB, unpack_kernel
+from qrt.ir import Deferred, Value
+from qrt.ops.product_rows import THREAD_MACS, blocking, outputs
 from qrt.ops.spec import Array, Lowering, Operand
+from qrt.quant.coded import Coded
+from qrt.simd.caches import cache_sizes
 
 ITEMSIZE = 4
 NO_BIAS = np.float32(-0.0)
+LEAST_NBYTES = 1 << 14  # of float weights, below which packing them saves nothing that counts
+WORTH = 0.75  # of the floats' bytes, which packed weights may have at most
+COLUMN_NBYTES = 16  # of a column's parameters in `pack_columns`
+CHUNKS = 16  # parts in which weights are unpacked, at most: scratch, and rows of a program
+
+
+def matrix_geometry(
+    m: int, k: int, x_steps: tuple[int, int], y_steps: tuple[int, int]
+) -> dict[str, int]:
+    """The driver's fields of a product of matrices: m rows of k values. Steps count elements, from
+    group to group and from row to row."""
+    return dict.fromkeys(GEOMETRY, 1) | {
+        "pad_h": 0,
+        "pad_w": 0,
+        "width": m,
+        "out_width": m,
+        "x_pixel": x_steps[1] * ITEMSIZE,
+        "x_row": 0,
+        "x_image": 0,
+        "x_group": x_steps[0] * ITEMSIZE,
+        "channels": k * ITEMSIZE,
+        "y_pixel": y_steps[1] * ITEMSIZE,
+        "y_group": y_steps[0] * ITEMSIZE,
+    }
 
 
 def lower_float_product(
@@ -88,6 +122,133 @@ def lower_computed_float_product(
     )
     columns = program.constant(np.tile(_columns(tile, bias, alpha), groups))
     _emit(program, tile, geometry, groups, n, panels, columns, x, y)
+
+
+def packed_weights(program: Lowering, w: Value, form: Form) -> CodePack | None:
+    """The codes of a constant that is kept so, where that is worth it; `explain` says both.
+
+    None for any other constant.
+    """
+    if not isinstance(w, Deferred) or not isinstance(w.source, Coded):
+        return None
+    pack, floats, bits = CodePack(w.source, form), w.nbytes, w.source.bits
+    if floats < LEAST_NBYTES:
+        program.note(f"weights of {bits} bits are float32: {floats} bytes are not worth packing")
+        return None
+    if pack.nbytes > WORTH * floats:
+        program.note(
+            f"weights of {bits} bits are float32, {floats} bytes: packed with their scales they"
+            f" would be {pack.nbytes}"
+        )
+        return None
+    program.note(f"weights of {bits} bits stay packed, {pack.nbytes} bytes for {floats}")
+    return pack
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Weights of `groups` products of n columns in codes, where they lie; `fields` are those of
+    `unpack`. A panel of codes has `per_panel` slabs of 16 columns; `usual` stands for zeros."""
+
+    codes: Operand
+    scales: Operand
+    zeros: Operand | None
+    groups: int
+    n: int
+    usual: int
+    fields: Mapping[str, int]
+
+    @classmethod
+    def stored(cls, program: Lowering, pack: CodePack) -> Codes:
+        """The operands of `pack`."""
+        coded = pack.coded
+        key, zero_point = (id(coded), "codes", pack.form), coded.zero_point
+        zeros = None
+        if zero_point is not None:
+            zeros = program.packed((*key, "zeros"), lambda: pack.parameter(zero_point))
+        return cls(
+            program.packed((*key, "codes"), pack.codes),
+            program.packed((*key, "scales"), lambda: pack.parameter(coded.scale)),
+            zeros,
+            pack.form.groups,
+            pack.n,
+            coded.usual,
+            pack.fields,
+        )
+
+    def at(self, group: int, column: int) -> dict[str, Operand | int]:
+        """The operands from a group and column on; the latter begins a panel of codes."""
+        f = self.fields
+        slab = column // SLAB
+        panel = slab // f["per_panel"]
+        step = slab // f["splat"] * 4 if f["splat"] else panel * f["scale_panel"]
+        zero_step = step if f["splat"] else panel * f["zero_panel"]
+        zeros: Operand | int = 0
+        if self.zeros is not None:
+            zeros = self.zeros.at(group * f["zero_group"] + zero_step)
+        return {
+            "codes": self.codes.at(group * f["code_group"] + panel * f["code_panel"]),
+            "scales": self.scales.at(group * f["scale_group"] + step),
+            "zeros": zeros,
+        }
+
+
+def lower_coded_float_product(
+    program: Lowering,
+    codes: Codes,
+    geometry: dict[str, int],
+    x: Operand,
+    y: Operand,
+    *,
+    bias: Array,
+    alpha: float = 1.0,
+) -> None:
+    """The same with weights in `codes`: part by part they are unpacked to scratch and multiplied.
+
+    As many groups as fit are one part, else the panels of one group are several.
+    """
+    f, groups, n = codes.fields, codes.groups, codes.n
+    k = f["taps"] * f["span"]
+    tile = _tile(geometry, k, n, program)
+    if tile is None or not groups:
+        return
+    columns = np.concatenate([_columns(tile, part, alpha) for part in bias.reshape(groups, n)])
+    place, padded = program.constant(columns), padded_columns(n, tile)
+    # a part begins with a panel, of the tile and of the codes, and with a block of shared scales
+    shared = SLAB * f["splat"] if 0 < SLAB * f["splat"] < n else 1
+    unit = math.lcm(tile.nr, SLAB * f["per_panel"], shared)
+    fit = max(block_panels(unit * k * ITEMSIZE, cache_sizes()), -(-n // (unit * CHUNKS)))
+    part_n = min(n, fit * unit)
+    together = max(1, fit * unit // padded) if part_n == n else 1
+    together = min(groups, max(together, -(-groups // CHUNKS) if part_n == n else 1))
+    scratch = program.scratch(together * k * padded_columns(part_n, tile) * ITEMSIZE)
+    threads = program.threads()
+    work = program.scratch(threads * LINE)
+    for group in range(0, groups, together):
+        count = min(together, groups - group)
+        for column in range(0, n, part_n):
+            width = min(part_n, n - column)
+            now = padded_columns(width, tile)
+            fields: dict[str, int | Operand] = {
+                **f,
+                **codes.at(group, column),
+                "groups": count,
+                "n": width,
+                "padded": now,
+                "nr": tile.nr,
+                "panels": scratch,
+                "work": work,
+                "has_zeros": int(codes.zeros is not None),
+                "usual": codes.usual,
+                "max_threads": threads if count * k * now >= THREAD_MACS else 1,
+            }
+            program.emit(unpack_kernel, **fields)
+            _emit(
+                program, tile, geometry, count, width, scratch,
+                place.at((group * padded + column) * COLUMN_NBYTES),
+                x.at(group * geometry["x_group"]),
+                y.at(group * geometry["y_group"] + column * ITEMSIZE),
+            )  # fmt: skip
 
 
 def _tile(geometry: dict[str, int], k: int, n: int, program: Lowering) -> TileSpec | None:

@@ -17,14 +17,22 @@ from qrt.errors import ModelError, UnsupportedError
 from qrt.gemm.blocking import block_panels
 from qrt.gemm.nbits_kernel import NBITS_PRODUCTS, quantize_rows_kernel
 from qrt.gemm.nbits_pack import pack_bias, pack_by_block, pack_nbits
-from qrt.gemm.nbits_table import block_nbytes, select_nbits
+from qrt.gemm.nbits_table import NBitsTile, block_nbytes, select_nbits
+from qrt.gemm.unpack import SLAB
 from qrt.ir import Node, Value
+from qrt.ops.float_products import (
+    ITEMSIZE,
+    NO_BIAS,
+    Codes,
+    lower_coded_float_product,
+    matrix_geometry,
+)
 from qrt.ops.product_rows import THREAD_MACS
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 from qrt.quant.nbits import dequantize_blocks, quantize_rows, unpack_bits
 from qrt.simd.caches import cache_sizes
 
-NO_BIAS = np.float32(-0.0)  # changes no float
+UNPACKED_ROWS = 48  # of float32, from which on panels are unpacked once, not for every tile of rows
 
 
 @dataclass(frozen=True)
@@ -125,14 +133,23 @@ def lower(node: Node, program: Lowering) -> None:
     key = (id(w.packed), id(w.scales), "nbits", tile)
     bias = np.full(w.n, NO_BIAS) if w.bias is None else w.bias
     panel = blocks * block_nbytes(w.block, tile)
+    panels = program.packed(key, lambda: pack_nbits(w.packed, w.scales, tile))
+    zeros = None
+    if zero_points is not None:
+        zeros = program.constant(pack_by_block(zero_points, tile))
+    if m >= UNPACKED_ROWS and not w.integers and tile.nr % SLAB == 0:
+        geometry = matrix_geometry(m, w.k, (0, w.k), (0, w.n))
+        codes = _codes(w, tile, panels, zeros)
+        lower_coded_float_product(
+            program, codes, geometry, program.operand(x), program.operand(y), bias=bias
+        )
+        return
     program.emit(
         NBITS_PRODUCTS[tile],
         **activations,
         y=program.operand(y),
-        panels=program.packed(key, lambda: pack_nbits(w.packed, w.scales, tile)),
-        zero_points=0
-        if zero_points is None
-        else program.constant(pack_by_block(zero_points, tile)),
+        panels=panels,
+        zero_points=0 if zeros is None else zeros,
         bias=program.constant(pack_bias(bias, tile)),
         has_zero_points=int(zero_points is not None),
         m=m,
@@ -142,6 +159,35 @@ def lower(node: Node, program: Lowering) -> None:
         at_once=block_panels(panel, cache_sizes()),
         max_threads=program.threads() if m * w.n * w.k >= THREAD_MACS else 1,
     )
+
+
+def _codes(w: NBits, tile: NBitsTile, panels: Operand, zeros: Operand | None) -> Codes:
+    """The panels of `pack_nbits` as `unpack` reads them."""
+    blocks, block = w.packed.shape[1], block_nbytes(w.block, tile)
+    line = tile.nr * ITEMSIZE
+    fields = {
+        "taps": 1,
+        "span": w.k,
+        "bits": w.bits,
+        "mantissa": 0,
+        "bias": 0,
+        "block": w.block,
+        "tap_rows": 0,
+        "splat": 0,
+        "per_panel": tile.nr // SLAB,
+        "code_group": 0,
+        "code_panel": blocks * block,
+        "code_step": line,
+        "code_gap": line,
+        "scale_group": 0,
+        "scale_panel": blocks * block,
+        "scale_row": block,
+        "zero_group": 0,
+        "zero_panel": blocks * line,
+        "zero_row": line,
+    }
+    scales, usual = panels.at(block - line), 1 << w.bits - 1
+    return Codes(panels, scales, zeros, 1, w.n, usual, fields)
 
 
 SPEC = OpSpec("MatMulNBits", "qrt", infer, reference, lower)

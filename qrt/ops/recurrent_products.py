@@ -77,7 +77,7 @@ class FloatProducts:
         n = last - first
         geometry = _geometry(m, k * ITEMSIZE, x_step, y_step)
         bias = np.full(n, NO_BIAS)
-        if weights.data is None:
+        if not weights.is_constant:
             at = (self.direction * wide + first) * k * ITEMSIZE
             place = self.program.operand(weights).at(at)
             steps = (0, ITEMSIZE, k * ITEMSIZE)
@@ -85,8 +85,9 @@ class FloatProducts:
                 self.program, place, steps, (1, k, n), geometry, x, y, bias=bias
             )
             return
+        assert weights.data is not None
         w = weights.data[self.direction, first:last].T.reshape(1, 1, k, n)
-        key = (id(weights.data), "recurrent", self.direction, columns)
+        key = (weights.identity, "recurrent", self.direction, columns)
         lower_float_product(self.program, w, key, geometry, x, y, bias=bias)
 
 

@@ -97,7 +97,8 @@ class _Layouts:
         key = (value, layout)
         if key not in self.copies:
             name = f"{value.name}/{'rows' if layout is None else 'channels_last'}"
-            copy = Value(name, value.dtype, value.shape, value.data, layout)
+            copy = value.twin()
+            copy.name, copy.layout = name, layout
             if not value.is_constant:
                 self.nodes.append(
                     Node("Copy", [value], [copy], {}, "qrt", node.name, node.index, 1, node.origin)

@@ -203,12 +203,13 @@ class ProgramBuilder:
         )
 
     def _constant_value(self, value: Value) -> ConstantPlace:
-        data, layout = value.data, value.layout
-        assert data is not None
-        return self.pool.packed(
-            ("value", id(data), layout),
-            lambda: data if layout is None else np.transpose(data, layout),
-        )
+        layout = value.layout
+
+        def elements() -> Array:
+            assert value.data is not None
+            return value.data if layout is None else np.transpose(value.data, layout)
+
+        return self.pool.packed(("value", value.identity, layout), elements)
 
     def _buffer_for(self, value: Value) -> ArenaPlace:
         if value.dtype is None or value.dtype.hasobject:

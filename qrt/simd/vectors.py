@@ -136,7 +136,8 @@ splat_i32x16, splat_f32x16 = _splat("i32", 16, "int32"), _splat("f32", 16, "floa
 add_i32x16, sub_i32x16 = _binary("i32", 16, "add", "add"), _binary("i32", 16, "sub", "sub")
 div_f32x16 = _binary("f32", 16, "div", "fdiv")
 mul_i32x16 = _binary("i32", 16, "mul", "mul")
-and_i32x16 = _binary("i32", 16, "and", "and_")
+and_i32x16, or_i32x16 = _binary("i32", 16, "and", "and_"), _binary("i32", 16, "or", "or_")
+shl_i32x16, lshr_i32x16 = _binary("i32", 16, "shl", "shl"), _binary("i32", 16, "lshr", "lshr")
 add_f32x16, sub_f32x16 = _binary("f32", 16, "add", "fadd"), _binary("f32", 16, "sub", "fsub")
 mul_f32x16, div_f32x16 = _binary("f32", 16, "mul", "fmul"), _binary("f32", 16, "div", "fdiv")
 
@@ -152,7 +153,27 @@ min_f32x16 = _select("f32", 16, "min", "fcmp_ordered", "<")
 u8x16_to_i32x16 = _convert("u8x16_to_i32x16", "u8", "i32", 16, "zext")
 i32x16_to_u8x16 = _convert("i32x16_to_u8x16", "i32", "u8", 16, "trunc")
 i32x16_to_f32x16 = _convert("i32x16_to_f32x16", "i32", "f32", 16, "sitofp")
+bits_f32x16 = _convert("bits_f32x16", "i32", "f32", 16, "bitcast")
 f32x16_bits = _convert("f32x16_bits", "f32", "i32", 16, "bitcast")
+
+
+def _where_less(lane: str, count: int) -> Any:
+    def where_less(typingctx: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
+        from qrt.simd.vector_types import Vector
+
+        vector, floats = Vector(lane, count), Vector("f32", count)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            first, second, *choices = args
+            return builder.select(builder.icmp_signed("<", first, second), *choices)
+
+        return floats(vector, vector, floats, floats), codegen
+
+    doc = f"float32 `yes` where a < b, else `no`, in each of {count} lanes."
+    return _named(where_less, f"where_less_{lane}x{count}", doc)
+
+
+where_less_i32x16 = _where_less("i32", 16)
 
 
 def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:

@@ -16,10 +16,11 @@ import onnx
 from qrt.ir import Node, QParams, Value
 from qrt.ir.attrs import AttrReader
 from qrt.ops.channels import normalized_axis
-from qrt.passes.recognise.views import Blocked, Codes, Fixed, Mapped, Pending, Plain, View
+from qrt.passes.recognise.views import Blocked, Codes, Fixed, Kept, Mapped, Pending, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.passes.recognise.wide import WORDS, Wide, WideProduct
 from qrt.quant.affine import S8, U8, Array, make_qparams, quantize, unsigned
+from qrt.quant.coded import SMALL_FLOATS, code_constant
 
 # integer types of constants that DequantizeLinear may read, widened to 8 bit, with their bits
 NARROW = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
@@ -79,6 +80,11 @@ def dequantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outco
     if reason:
         blocked = _blocked(node, views[0], scale, zero_point)
         return reason if blocked is None else blocked
+    data = views[0].value.data if isinstance(views[0], Plain) else None
+    if data is not None and data.dtype.name in SMALL_FLOATS:
+        qparams = qparams_of(node, scale, None, data.dtype)
+        coded = code_constant(data, qparams.scale, zero_point, qparams.axis or 0)
+        return "it holds infinities or NaN" if coded is None else Kept(coded)
     return dequantize_view(walk, node, views[0], scale, zero_point)
 
 
@@ -134,20 +140,21 @@ class Sums(Pending):
 
 def _blocked(
     node: Node, x: View | None, scale: Array, zero_point: Array | None
-) -> Blocked | None:
-    """DequantizeLinear of constant integers of up to 8 bits, in blocks; None for anything else."""
+) -> Blocked | Kept | None:
+    """DequantizeLinear of a constant in blocks; None for anything else."""
     block = AttrReader(node).int("block_size", 0)
     data = x.value.data if isinstance(x, Plain) else None
     if not block or data is None or scale.dtype != np.float32:
         return None
     if node.attrs.get("output_dtype", 0) not in FLOAT or scale.ndim != data.ndim:
         return None
+    axis = normalized_axis(AttrReader(node).int("axis", 1), data.ndim)
     bits = NARROW.get(data.dtype.name, 8)
     if bits == 8 and data.dtype not in (U8, S8):
-        return None
+        coded = code_constant(data, scale, zero_point, axis, block)
+        return None if coded is None else Kept(coded)
     wide = np.dtype(np.uint8 if data.dtype.name.startswith("u") else np.int8)
     zero_point = None if zero_point is None else zero_point.astype(wide)
-    axis = normalized_axis(AttrReader(node).int("axis", 1), data.ndim)
     return Blocked(data.astype(wide), scale, zero_point, axis, block, bits)
 
 

@@ -15,7 +15,7 @@ from qrt.errors import ModelError
 from qrt.ir import Node, QParams, Value
 from qrt.ir.attrs import AttrReader
 from qrt.passes.arithmetic import evaluate
-from qrt.passes.recognise.views import Blocked, Codes, Fixed, Mapped, Plain, View
+from qrt.passes.recognise.views import Blocked, Codes, Fixed, Kept, Mapped, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.passes.recognise.windows import window_attrs
 from qrt.quant.affine import S8, U8, Array, dequantize, quantize
@@ -23,6 +23,7 @@ from qrt.quant.tables import is_monotone
 
 # these may give more elements than they take, so that a table belongs before them
 GROWING = ("Expand", "Tile", "Resize", "Upsample", "Gather")
+RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 EXTREMES = ("MaxPool", "GlobalMaxPool")
 
 
@@ -47,6 +48,8 @@ def move(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
         return _move_fixed(walk, node, x)
     if isinstance(x, Blocked):
         return _move_blocked(walk, node, x)
+    if isinstance(x, Kept):
+        return _move_kept(walk, node, x)
     if isinstance(x, Mapped):
         return _move_mapped(walk, node, x)
     assert x is not None
@@ -204,6 +207,26 @@ def _move_blocked(walk: Walk, node: Node, x: Blocked) -> Outcome:
             )
             assert q is not None and scale is not None
             return Blocked(q, scale, zero_point, order.index(x.axis), x.block, x.bits)
+    coded = x.coded()
+    if coded is not None:
+        return _move_kept(walk, node, Kept(coded))
+    moved = _evaluate(walk, node, x.floats())
+    return "" if moved is None else Plain(walk.constant(moved, node.outputs[0]))
+
+
+def _move_kept(walk: Walk, node: Node, x: Kept) -> Outcome:
+    """Codes follow a Transpose, and axes of 1 that come and go."""
+    shape = x.source.shape
+    if node.op == "Transpose":
+        order = tuple(node.attrs.get("perm") or reversed(range(len(shape))))
+        if sorted(order) == list(range(len(shape))):
+            return Kept(x.source.transposed(order))
+    if node.op in RESHAPES:
+        # what becomes of the shape is what becomes of a tensor that takes no memory
+        moved = _evaluate(walk, node, np.broadcast_to(np.zeros((), np.uint8), shape))
+        coded = None if moved is None else x.source.reshaped(moved.shape)
+        if coded is not None:
+            return Kept(coded)
     moved = _evaluate(walk, node, x.floats())
     return "" if moved is None else Plain(walk.constant(moved, node.outputs[0]))
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from qrt.ir import Node, QParams, Value
 from qrt.quant.affine import S8, U8, Array, dequantize, flip, quantize, unsigned
+from qrt.quant.coded import Coded, code_constant
 from qrt.quant.tables import (
     clamp_table,
     compose,
@@ -157,8 +158,41 @@ class Fixed(View):
         codes = self.q if self.q.dtype == U8 else flip(self.q)
         return Codes(walk.constant(codes, like)), unsigned(self.qparams)
 
+    def coded(self) -> Coded | None:
+        """As codes, where floats would take more than twice their bytes."""
+        bits = 8 * self.q.dtype.itemsize if self.q.dtype.itemsize > 1 else self.bits
+        if bits == 8 or not self.q.size:
+            return None
+        unsigned = self.q.dtype.kind == "u" or int(self.q.max()) >= 1 << bits - 1
+        name = f"{'u' if unsigned else ''}int{bits}"
+        q = self.qparams
+        return code_constant(self.q, q.scale, q.zero_point, q.axis or 0, name=name)
+
     def real(self, walk: Walk, like: Value) -> Value:
-        return walk.constant(self.floats(), like)
+        coded = self.coded()
+        return walk.constant(self.floats(), like) if coded is None else walk.deferred(coded, like)
+
+    def quantize(self, walk: Walk, y: QParams, like: Value, qmin: int, qmax: int) -> Codes:
+        return Codes(walk.constant(quantize(self.floats(), y), like)).clamped(qmin, qmax)
+
+
+@dataclass(eq=False)
+class Kept(View):
+    """DequantizeLinear of a constant that has no form in integers of 8 bits: small floats, blocks
+    of 16 bits, blocks whose axes have moved."""
+
+    source: Coded
+
+    def floats(self) -> Array:
+        """float32 elements."""
+        return self.source.floats()
+
+    def coded(self) -> Coded:
+        """As codes."""
+        return self.source
+
+    def real(self, walk: Walk, like: Value) -> Value:
+        return walk.deferred(self.source, like)
 
     def quantize(self, walk: Walk, y: QParams, like: Value, qmin: int, qmax: int) -> Codes:
         return Codes(walk.constant(quantize(self.floats(), y), like)).clamped(qmin, qmax)
@@ -192,8 +226,16 @@ class Blocked(View):
             real = real - spread(self.zero_point.astype(np.float32))
         return real * spread(self.scale)
 
+    def coded(self) -> Coded | None:
+        """As codes."""
+        name = f"{'u' if self.q.dtype == U8 else ''}int{self.bits}"
+        return code_constant(
+            self.q, self.scale, self.zero_point, self.axis, self.block, name
+        )
+
     def real(self, walk: Walk, like: Value) -> Value:
-        return walk.constant(self.floats(), like)
+        coded = self.coded()
+        return walk.constant(self.floats(), like) if coded is None else walk.deferred(coded, like)
 
     def quantize(self, walk: Walk, y: QParams, like: Value, qmin: int, qmax: int) -> Codes:
         return Codes(walk.constant(quantize(self.floats(), y), like)).clamped(qmin, qmax)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from qrt.ir import Graph, Node, QParams, Value
-from qrt.passes.recognise.views import Blocked, Codes, Fixed, Mapped, Plain, View
+from qrt.ir import Deferred, Graph, Node, QParams, Value
+from qrt.ir.graph import Source
+from qrt.passes.recognise.views import Blocked, Codes, Fixed, Kept, Mapped, Plain, View
 from qrt.quant.affine import S8, U8, Array, flip
 from qrt.quant.tables import CODES, is_identity
 
@@ -64,7 +65,7 @@ class Walk:
         if value is None:
             return None
         view = self.view(value)
-        if isinstance(view, (Fixed, Blocked)):
+        if isinstance(view, (Fixed, Blocked, Kept)):
             return view.floats()
         return view.value.data if isinstance(view, Plain) else None
 
@@ -142,6 +143,10 @@ class Walk:
         """A new constant, named after `like`."""
         data = np.ascontiguousarray(data).reshape(data.shape)
         return Value(self.fresh_name(like.name), data.dtype, data.shape, data)
+
+    def deferred(self, source: Source, like: Value) -> Value:
+        """A new constant that stays what it is made from."""
+        return Deferred(self.fresh_name(like.name), source)
 
     def result(self, like: Value, dtype: np.dtype[Any], shape: Any = ...) -> Value:
         """A value to emit into: `like` itself where that is possible, else one named after it."""
