@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import qrt
 from qrt.ptq.config import PRESETS, WEIGHTS, QuantConfig
+from qrt.ptq.rounding import BY_DATA
 from qrt.ptq.weights import METHODS as WEIGHT_METHODS
 
 Array = NDArray[Any]
@@ -61,7 +62,7 @@ _PER_TENSOR = replace(WEIGHTS, granularity="per_tensor")
 # recipes that no preset stands for
 CONFIGS = {
     "minmax per tensor": QuantConfig(weights=_PER_TENSOR),
-    "minmax gptq": QuantConfig(rounding="gptq"),
+    **{f"minmax {name}": QuantConfig(rounding=name) for name in BY_DATA},
     "minmax bias": QuantConfig(bias_correction=True),
 }
 OURS = (
@@ -72,7 +73,7 @@ OURS = (
     *(
         Quantizer(f"int4 {method}{'' if symmetric else ' asymmetric'}", "weights", "qrt",
                   _weights(method, symmetric))
-        for method, symmetric in product((*WEIGHT_METHODS, "gptq"), (True, False))
+        for method, symmetric in product((*WEIGHT_METHODS, *BY_DATA), (True, False))
     ),
 )  # fmt: skip
 

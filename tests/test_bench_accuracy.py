@@ -20,7 +20,7 @@ def test_a_row_is_what_both_models_say() -> None:
     first, row, broken = measure(DIGITS, [method, failing], calibration=20, rows=50)
     x, y = DIGITS.arrays()
     x, y = x[20:70], y[20:70]
-    made = qrt.quantize_weights(DIGITS.model)
+    made = qrt.quantize_weights(DIGITS.model, method="rtn")
     (want,), (got,) = (qrt.load(m).run(None, {"image": x}) for m in (DIGITS.model, made))
     assert first.top1 == float((want.argmax(1) == y).mean())
     assert row.top1 == float((got.argmax(1) == y).mean())

@@ -17,9 +17,10 @@ from qrt.api.quantization import run_float
 from qrt.errors import InputError, ModelError, QrtError, QuantizationError
 from qrt.ptq.compare import compare_models
 from qrt.ptq.config import PRESETS, Grid, QuantConfig, Rule
-from qrt.ptq.moments import rows_of
 from qrt.ptq.observers import BINS, OBSERVERS, Histogram
 from qrt.ptq.prepare import prepare
+from qrt.ptq.rounding import BY_DATA
+from qrt.ptq.rows import rows_of
 from qrt.ptq.sizes import model_size
 
 Array = np.ndarray[Any, Any]
@@ -140,6 +141,58 @@ def test_better_methods_have_smaller_errors() -> None:
     assert error("mse") < error("rtn")
     assert error("gptq") < 0.7 * error("rtn")
     assert error("hqq", False) < 1.2 * error("rtn", False)
+
+
+def _convolutions(rng: np.random.Generator) -> onnx.ModelProto:
+    """A plain, a depthwise, a grouped and a pointwise Conv, clamps behind them."""
+    shapes = {"plain": (8, 3, 3, 3), "deep": (8, 1, 3, 3), "split": (8, 4, 3, 3),
+              "point": (6, 8, 1, 1)}  # fmt: skip
+    groups = {"deep": 8, "split": 2}
+    nodes, tensors, last = [], [], "x"
+    for name, shape in shapes.items():
+        w = rng.standard_normal(shape) / np.prod(shape[1:]) ** 0.5
+        tensors += [numpy_helper.from_array(w.astype(np.float32), f"{name}_w")]
+        pads = [shape[2] // 2] * 4
+        out = "y" if name == "point" else f"{name}_out"
+        nodes.append(helper.make_node("Conv", [last, f"{name}_w"], [out], name, pads=pads,
+                                      group=groups.get(name, 1)))  # fmt: skip
+        if name != "point":
+            nodes.append(helper.make_node("Relu", [out], [f"{name}_relu"]))
+        last = f"{name}_relu"
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ("n", c, 8, 8))
+            for n, c in (("x", 3), ("y", 6))]  # fmt: skip
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_data_round_weights_better() -> None:
+    rng = np.random.default_rng(8)
+    model = _convolutions(rng)
+    x = rng.standard_normal((24, 3, 8, 8)).astype(np.float32)
+    x += np.roll(x, 1, axis=2) + np.roll(x, 1, axis=3) + 0.5  # neighbours are alike, as in pictures
+    (want,) = ReferenceEvaluator(model).run(None, {"x": x[16:]})
+
+    def error(made: onnx.ModelProto) -> float:
+        onnx.checker.check_model(made, full_check=True)
+        (ours,) = qrt.load(made).run(None, {"x": x[16:]})
+        assert np.abs(ours - _onnxruntime(made, x[16:])).max() <= 0.02 * np.abs(want).max()
+        return float(((ours - want) ** 2).mean())
+
+    few = Grid(bits=4, signed=True, symmetric=True, granularity="per_channel")
+
+    def static(rounding: str) -> float:
+        config = QuantConfig(weights=few, rounding=rounding, bias_correction=True)
+        return error(qrt.quantize_static(model, x[:16], config))
+
+    def blocks(method: str) -> float:
+        return error(qrt.quantize_weights(model, 4, 4, method=method, calibration_data=x[:16]))
+
+    nearest, rtn = static("nearest"), blocks("rtn")  # the first with its bias corrected
+    for by_data in BY_DATA:
+        assert static(by_data) < 0.85 * nearest, by_data
+        assert blocks(by_data) < 0.4 * rtn, by_data
+    first, again = (qrt.quantize_weights(model, calibration_data=x[:16]) for _ in range(2))
+    assert first == again
 
 
 def test_patches_are_what_a_convolution_multiplies() -> None:
@@ -272,6 +325,7 @@ def test_histograms_keep_counts_while_their_range_grows() -> None:
         (lambda: qrt.quantize_weights(FLOAT, 4, 24, form="matmulnbits"), QuantizationError,
          "a power of two"),
         (lambda: qrt.quantize_weights(FLOAT, method="gptq"), QuantizationError, "needs"),
+        (lambda: qrt.quantize_weights(FLOAT, calibration_data=X[:0]), InputError, "are empty"),
         (lambda: QuantConfig(rounding="up"), QuantizationError, "rounding is one of"),
         (lambda: Grid(bits=1), QuantizationError, "bits must be 2 to 16"),
         (lambda: Grid(observer="magic"), QuantizationError, "an observer is one of"),

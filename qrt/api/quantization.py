@@ -64,16 +64,18 @@ def quantize_weights(
     bits: int = 4,
     block_size: int = 32,
     *,
-    method: str = "rtn",
+    method: str | None = None,
     symmetric: bool = True,
     form: str = "blocked",
     calibration_data: Any = None,
 ) -> onnx.ModelProto:
     """`model` with weights of few bits in blocks, activations float.
 
-    method: "rtn" rounds to the nearest, "hqq" and "mse" choose better grids, "gptq" also lets
-    later columns make up for what rounding did to `calibration_data`. form: "blocked" writes
-    DequantizeLinear with blocks (opset 21), "matmulnbits" com.microsoft's operator.
+    method: "rtn" rounds to the nearest, "mse" and "hqq" choose better grids, "gptq" also lets later
+    columns make up for what rounding did to `calibration_data`, "learned" learns on them which way
+    each weight is rounded; these two correct biases, too. By default "learned" with data, "mse"
+    without. form: "blocked" writes DequantizeLinear with blocks (opset 21), "matmulnbits"
+    com.microsoft's operator.
     """
     from qrt.ptq.weights import quantize_weights as recipe
 

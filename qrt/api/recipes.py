@@ -80,8 +80,7 @@ def _dynamic(
 def _weights(
     model: Model, data: Any, progress: Progress, options: Mapping[str, Any]
 ) -> onnx.ModelProto:
-    method = options.get("method", "mse" if data is None else "gptq")
-    chosen = {"symmetric": method != "hqq", **options, "method": method}
+    chosen = {"symmetric": options.get("method") != "hqq", **options}
     return api.quantize_weights(model, calibration_data=data, **chosen)
 
 

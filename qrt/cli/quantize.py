@@ -38,7 +38,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bits", type=int, help="of weights_int4: 2, 4 (default) or 8")
     parser.add_argument("--block-size", type=int, help="of weights_int4 (default 32)")
-    parser.add_argument("--method", help="of weights_int4: rtn, mse, hqq or gptq")
+    parser.add_argument(
+        "--method",
+        help="of weights_int4: rtn, mse, hqq, or with --data gptq, learned (default: learned with"
+        " --data, mse without)",
+    )
     parser.add_argument(
         "--backend", help="engine that shall run it in integers, where calibrated (default qrt)"
     )

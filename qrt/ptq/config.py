@@ -11,7 +11,7 @@ from qrt.errors import QuantizationError
 from qrt.ptq.observers import OBSERVERS
 
 GRANULARITIES = ("per_tensor", "per_channel", "per_block")
-ROUNDINGS = ("nearest", "gptq")
+ROUNDINGS = ("nearest", "gptq", "learned")  # all but the first by data: functions in rounding.py
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,10 @@ class QuantConfig:
     (None: all that the backend runs in integers). `quantize_outputs` also quantizes what products
     give as graph outputs, which is otherwise left in float.
 
-    `rounding` of weights is "nearest", or "gptq": one input after the other, each making up for the
-    errors before it on the calibration data. `bias_correction` takes from each bias what rounding
-    adds to the layer's mean on these data (Nagel et al. 2019, section 4.2).
+    `rounding` of weights is "nearest", "gptq" (one input after the other, each making up for the
+    errors before it on the calibration data) or "learned" (up or down by what the layer then gives,
+    AdaRound). `bias_correction` takes from each bias what quantization so far adds to the layer's
+    mean on these data (Nagel et al. 2019, section 4.2); "learned" learns the bias as well.
 
     `equalize` first scales channels of the float model, so that those which share a grid have the
     same range (equalize.py).

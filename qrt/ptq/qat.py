@@ -61,7 +61,7 @@ def import_qat(
     if data is not None and plan.observers():
         samples = Samples(data, draft.inputs)
         observers = observe(draft, plan.observers(), samples, runner, progress)
-    made = insert(draft, plan, QuantConfig(), activation_qparams(plan, observers), {})
+    made = insert(draft, plan, QuantConfig(), activation_qparams(plan, observers))
     return in_form(made, form)
 
 

@@ -22,11 +22,12 @@ from qrt.ptq.config import QuantConfig, config_of
 from qrt.ptq.constants import dequantized, qparams_of
 from qrt.ptq.draft import Draft, Model
 from qrt.ptq.equalize import equalize_by_data
-from qrt.ptq.moments import Moments, collect
 from qrt.ptq.observers import Observer
 from qrt.ptq.plan import Plan, make_plan
 from qrt.ptq.prepare import prepare
+from qrt.ptq.product import clamp_behind
 from qrt.ptq.qoperator import check_form, in_form
+from qrt.ptq.rows import Rows
 from qrt.ptq.samples import Samples
 from qrt.ptq.static_weights import quantize_product
 from qrt.quant.affine import quantize
@@ -54,18 +55,17 @@ def quantize_static(
     chosen = config_of(config)
     draft = prepare(model)
     draft.need_opset(WIDE_OPSET if _is_wide(chosen) else OPSET)
-    needs_moments = chosen.bias_correction or chosen.rounding != "nearest"
-    samples = Samples(data, draft.inputs, keep=needs_moments or chosen.equalize)
+    needs_rows = chosen.bias_correction or chosen.rounding != "nearest"
+    samples = Samples(data, draft.inputs, keep=needs_rows or chosen.equalize)
     if chosen.equalize:
         equalize_by_data(draft, chosen, samples, runner)
     plan = make_plan(draft, chosen)
     observers = observe(draft, plan.observers(), samples, runner, progress)
-    moments: dict[str, Moments] = {}
-    if needs_moments:
+    rows = None
+    if needs_rows:
         products = [n for n in plan.nodes if n.op_type in PRODUCTS and n.input[1] in draft.arrays]
-        by_data = chosen.rounding != "nearest"
-        moments = collect(draft, products, samples, runner, squares=by_data)
-    made = insert(draft, plan, chosen, activation_qparams(plan, observers), moments)
+        rows = Rows(draft, products, samples, runner)
+    made = insert(draft, plan, chosen, activation_qparams(plan, observers), rows)
     return in_form(made, form)
 
 
@@ -96,9 +96,9 @@ def insert(
     plan: Plan,
     config: QuantConfig,
     qparams: Mapping[str, QParams],
-    moments: Mapping[str, Moments],
+    rows: Rows | None = None,
 ) -> onnx.ModelProto:
-    """Write the scales into the model. `moments` are of products, by output, where they count."""
+    """Write the scales into the model. `rows` are what products multiply, where they count."""
     planned = {id(node) for node in plan.nodes}
     real: dict[str, str] = {}  # tensor: its dequantized form
     weights: dict[tuple[str, int, bytes], str] = {}
@@ -122,10 +122,13 @@ def insert(
     for value in draft.inputs:
         if value.name in plan.grids:
             pair(value.name)
-    outputs = draft.outputs
+    outputs, consumers = draft.outputs, draft.consumers()
     for node in draft.nodes:
         if id(node) in planned and node.op_type in PRODUCTS:
-            quantize_product(draft, made, node, plan, config, qparams, moments, weights)
+            source = real.get(node.input[0], node.input[0])
+            seen = None if rows is None else rows.seen(draft, made, node, source)
+            clamp = clamp_behind(draft, consumers, node)
+            quantize_product(draft, made, node, plan, config, qparams, seen, clamp, weights)
         for i, name in enumerate(node.input):
             node.input[i] = real.get(name, name)
         kept = {}

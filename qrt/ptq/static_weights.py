@@ -13,10 +13,11 @@ from qrt.ir import QParams
 from qrt.ptq.config import Grid, QuantConfig
 from qrt.ptq.constants import dequantized
 from qrt.ptq.draft import Draft, attributes
-from qrt.ptq.gptq import gptq
-from qrt.ptq.moments import Moments
 from qrt.ptq.plan import Plan
-from qrt.quant.affine import Array, dequantize, quantize
+from qrt.ptq.product import bias_of, from_rows, give_bias, product_of
+from qrt.ptq.rounding import BY_DATA
+from qrt.ptq.rows import Seen
+from qrt.quant.affine import Array, quantize
 from qrt.quant.choose import choose_qparams
 
 MAX_BIAS = 2**30  # steps; as many are left for the sums
@@ -29,10 +30,14 @@ def quantize_product(
     plan: Plan,
     config: QuantConfig,
     qparams: Mapping[str, QParams],
-    moments: Mapping[str, Moments],
+    seen: Seen | None,
+    clamp: tuple[float, float],
     done: dict[tuple[str, int, bytes], str],
 ) -> None:
-    """Weights and bias of a product, in its inputs 1 and 2."""
+    """Weights and bias of a product, in its inputs 1 and 2.
+
+    `seen` are the rows it multiplies, where they count, `clamp` the range its outputs are cut to.
+    """
     name = node.input[1]
     array = draft.arrays.get(name)
     if array is None:
@@ -47,12 +52,9 @@ def quantize_product(
         least = np.abs(bias).astype(np.float64) / (float(x.scale) * MAX_BIAS)
         scale = np.maximum(q.scale, least if q.scale.ndim else least.max(initial=0))
         q = replace(q, scale=np.asarray(scale, np.float32))
-    seen = moments.get(node.output[0])
     codes = quantize(array, q)
-    if seen is not None and config.rounding == "gptq" and q.block_size is None:
-        codes = _rounded_by_data(array, q, axis, seen)
-    if seen is not None and config.bias_correction:
-        bias = _corrected_bias(draft, node, array, dequantize(codes, q), axis, bias, seen)
+    if seen is not None:
+        codes, bias = _by_data(draft, node, array, q, config, seen, clamp, bias)
     key = (name, axis, q.scale.tobytes() + codes.tobytes())
     if key not in done:
         done[key] = dequantized(draft, made, name, codes, q)
@@ -75,55 +77,26 @@ def quantize_product(
     node.input[2] = out
 
 
-def _rounded_by_data(array: Array, q: QParams, axis: int, seen: Moments) -> Array:
-    """Codes of weights by GPTQ, group by group."""
-    rows = _rows(array, axis)
-    along = replace(q, axis=0 if q.axis is not None else None)
-    groups = len(seen.squares)
-    each = len(rows) // groups
-    parts = []
-    for group, part in enumerate(rows.reshape(groups, each, -1)):
-        own = slice(group * each, (group + 1) * each)
-        grid = along
-        if along.axis is not None:
-            grid = replace(along, scale=q.scale[own], zero_point=q.zero_point[own])
-        parts.append(gptq(part, grid, seen.squares[group]))
-    codes = np.concatenate(parts)
-    turned: Array = codes.reshape(array.shape) if axis == 0 else codes.T
-    return np.ascontiguousarray(turned)
-
-
-def _corrected_bias(
+def _by_data(
     draft: Draft,
     node: onnx.NodeProto,
     array: Array,
-    back: Array,
-    axis: int,
+    q: QParams,
+    config: QuantConfig,
+    seen: Seen,
+    clamp: tuple[float, float],
     bias: Array | None,
-    seen: Moments,
-) -> Array | None:
-    """The bias less what the weights' errors add to the mean of each output; the node gets it."""
-    has_other = len(node.input) > 2 and node.input[2] and bias is None
-    if has_other or node.op_type == "MatMul":
-        return bias  # one that is not understood, or nowhere to put it
-    rows = _rows(back.astype(np.float64) - array, axis)
-    groups = len(seen.mean)
-    error = np.einsum("gok,gk->go", rows.reshape(groups, len(rows) // groups, -1), seen.mean)
-    old = np.zeros(len(rows)) if bias is None else bias.astype(np.float64)
-    corrected = (old - error.reshape(-1)).astype(np.float32)
-    name = draft.constant(f"{node.output[0]}_corrected_bias", corrected)
-    if len(node.input) > 2:
-        node.input[2] = name
-    else:
-        node.input.append(name)
-    found: Array = corrected
-    return found
-
-
-def _rows(array: Array, axis: int) -> Array:
-    """Weights as (outputs, k)."""
-    rows: Array = array.reshape(len(array), -1) if axis == 0 else array.T
-    return rows
+) -> tuple[Array, Array | None]:
+    """Codes and bias of a product by what it multiplies; the node gets the bias."""
+    room = bias_of(draft, node, array.shape[weight_axis(node, array)])
+    product = product_of(node, array, q, room, seen, clamp, config.bias_correction)
+    codes = product.nearest()
+    moved = product.mean_bias(codes)
+    if config.rounding in BY_DATA:
+        codes, moved = BY_DATA[config.rounding](product)
+    if product.free:
+        bias = give_bias(draft, node, moved)
+    return from_rows(node, codes, array.shape).astype(q.dtype), bias
 
 
 def _constant_bias(draft: Draft, node: onnx.NodeProto) -> Array | None:

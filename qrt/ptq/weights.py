@@ -20,9 +20,18 @@ from qrt.errors import QuantizationError
 from qrt.ir import QParams
 from qrt.ptq.calibrate import Runner
 from qrt.ptq.draft import Draft, Model, attributes
-from qrt.ptq.gptq import gptq
-from qrt.ptq.moments import collect
 from qrt.ptq.prepare import prepare
+from qrt.ptq.product import (
+    as_rows,
+    bias_of,
+    clamp_behind,
+    from_rows,
+    give_bias,
+    outputs_first,
+    product_of,
+)
+from qrt.ptq.rounding import BY_DATA
+from qrt.ptq.rows import Rows, Seen
 from qrt.ptq.samples import Samples
 from qrt.quant.affine import Array, dequantize, quantize, spread_over
 from qrt.quant.choose import choose_qparams
@@ -31,6 +40,7 @@ from qrt.quant.packing import pack
 OPSET = 21  # blocks, int4
 FORMS = ("blocked", "matmulnbits")
 BITS = (2, 4, 8)
+WITHOUT_DATA, WITH_DATA = "mse", "learned"  # methods where none is named
 MSE_STEPS = 40
 HQQ_ROUNDS, HQQ_P, HQQ_BETA, HQQ_GROWTH = 20, 0.7, 10.0, 1.01  # the authors' own
 
@@ -40,7 +50,7 @@ def quantize_weights(
     bits: int,
     block_size: int,
     *,
-    method: str,
+    method: str | None,
     symmetric: bool,
     form: str,
     data: Any,
@@ -51,15 +61,19 @@ def quantize_weights(
         raise QuantizationError(f"bits are one of {', '.join(map(str, BITS))}, got {bits}")
     if form not in FORMS:
         raise QuantizationError(f"form is one of {', '.join(FORMS)}, got {form!r}")
-    if method not in METHODS and method != "gptq":
-        raise QuantizationError(f"method is one of {', '.join((*METHODS, 'gptq'))}, got {method!r}")
+    if method is None:
+        method = WITHOUT_DATA if data is None else WITH_DATA
+    if method not in (*METHODS, *BY_DATA):
+        raise QuantizationError(
+            f"method is one of {', '.join((*METHODS, *BY_DATA))}, got {method!r}"
+        )
     if block_size < 1 or (
         form == "matmulnbits" and (block_size < 16 or block_size & block_size - 1)
     ):
         rule = "a power of two from 16 on" if form == "matmulnbits" else "at least 1"
         raise QuantizationError(f"block_size must be {rule}, got {block_size}")
-    if method == "gptq" and data is None:
-        raise QuantizationError("gptq needs calibration_data")
+    if method in BY_DATA and data is None:
+        raise QuantizationError(f"{method} needs calibration_data")
     draft = prepare(model)
     products = _products(draft)
     if form == "blocked" or any(w.ndim > 2 for w in products.values()):
@@ -69,11 +83,11 @@ def quantize_weights(
         raise QuantizationError(
             "nothing to quantize: the model has no MatMul, Gemm or Conv with constant weights"
         )
-    moments: dict[str, Array] = {}
-    if method == "gptq":
-        nodes = [n for n in draft.nodes if n.output[0] in products and n.op_type != "Conv"]
-        found = collect(draft, nodes, Samples(data, draft.inputs), runner)
-        moments = {name: entry.squares[0] for name, entry in found.items()}
+    rows = None
+    if method in BY_DATA:
+        nodes = [n for n in draft.nodes if n.output[0] in products]
+        rows = Rows(draft, nodes, Samples(data, draft.inputs, keep=True), runner)
+    consumers = draft.consumers()
     made: list[onnx.NodeProto] = []
     done: dict[tuple[str, bool], str] = {}
     for node in draft.nodes:
@@ -81,19 +95,41 @@ def quantize_weights(
         if w is None:
             made.append(node)
             continue
-        rows = _as_rows(node, w)  # (outputs, summed)
-        key = (node.input[1], _is_turned(node))
-        if form == "matmulnbits" and node.op_type != "Conv":
-            q = _codes(rows, bits, block_size, symmetric, method, moments.get(node.output[0]))
-            made += _matmul_nbits(draft, node, rows.shape, q, block_size)
+        key = (node.input[1], outputs_first(node))
+        if key in done:
+            node.input[1] = done[key]
+            made.append(node)
             continue
-        if key not in done:
-            codes = _codes(rows, bits, block_size, symmetric, method, moments.get(node.output[0]))
-            done[key] = _blocked(draft, made, node, w, codes)
-        node.input[1] = done[key]
+        grid = METHODS.get(method, _mse)(w, _summed_axis(node, w), bits, block_size, symmetric)
+        q = quantize(w, grid)
+        seen = None if rows is None else rows.seen(draft, made, node, node.input[0])
+        if seen is not None:
+            q = _by_data(draft, node, w, grid, method, seen, clamp_behind(draft, consumers, node))
+        if form == "matmulnbits" and node.op_type != "Conv":
+            made += _matmul_nbits(draft, node, q, grid, block_size)
+            continue
+        node.input[1] = done[key] = _blocked(draft, made, node, q, grid)
         made.append(node)
     draft.nodes = made
     return draft.model()
+
+
+def _by_data(
+    draft: Draft,
+    node: onnx.NodeProto,
+    w: Array,
+    grid: QParams,
+    method: str,
+    seen: Seen,
+    clamp: tuple[float, float],
+) -> Array:
+    """Codes of a node's weights by what it multiplies; its bias changes with them."""
+    bias = bias_of(draft, node, len(as_rows(node, w)))
+    product = product_of(node, w, grid, bias, seen, clamp)
+    codes, moved = BY_DATA[method](product)
+    if product.free:
+        give_bias(draft, node, moved)
+    return from_rows(node, codes, w.shape).astype(grid.dtype)
 
 
 def _products(draft: Draft) -> dict[str, Array]:
@@ -113,75 +149,51 @@ def _products(draft: Draft) -> dict[str, Array]:
     return found
 
 
-def _is_turned(node: onnx.NodeProto) -> bool:
-    """True where weights are (outputs, summed) as they are."""
-    return node.op_type == "Conv" or bool(attributes(node).get("transB", 0))
+def _summed_axis(node: onnx.NodeProto, w: Array) -> int:
+    """The axis of blocks: a Conv's stay within a tap."""
+    return 1 if outputs_first(node) else w.ndim - 2
 
 
-def _as_rows(node: onnx.NodeProto, w: Array) -> Array:
-    """(outputs, summed): the taps of a Conv, outermost, follow its input channels."""
-    if node.op_type == "Conv":
-        return np.moveaxis(w, 1, -1).reshape(-1, w.shape[1])  # blocks stay within a tap
-    return w if _is_turned(node) else w.T
-
-
-class _Codes:
-    """Integers (rows, columns) and their grid, blocks along the columns."""
-
-    def __init__(self, q: Array, grid: QParams) -> None:
-        self.q, self.grid = q, grid
-
-
-def _codes(
-    rows: Array, bits: int, block_size: int, symmetric: bool, method: str, moment: Array | None
-) -> _Codes:
-    base = METHODS["rtn" if method == "gptq" else method]
-    grid = base(rows, bits, block_size, symmetric)
-    if moment is None or moment.shape[0] != rows.shape[1]:
-        return _Codes(quantize(rows, grid), grid)
-    return _Codes(gptq(rows, grid, moment), grid)
-
-
-def _rtn(rows: Array, bits: int, block_size: int, symmetric: bool) -> QParams:
+def _rtn(w: Array, axis: int, bits: int, block_size: int, symmetric: bool) -> QParams:
     """Each block's own extremes."""
-    size = min(block_size, rows.shape[1])
+    size = min(block_size, w.shape[axis])
     return choose_qparams(
-        rows, bits, symmetric=symmetric, signed=symmetric, axis=1, block_size=size
+        w, bits, symmetric=symmetric, signed=symmetric, axis=axis, block_size=size
     )
 
 
-def _mse(rows: Array, bits: int, block_size: int, symmetric: bool) -> QParams:
+def _mse(w: Array, axis: int, bits: int, block_size: int, symmetric: bool) -> QParams:
     """Each block's range shrunk to where its squared error is least."""
-    grid = _rtn(rows, bits, block_size, symmetric)
-    size = grid.block_size or 1
-    starts = np.arange(0, rows.shape[1], size)
+    grid = _rtn(w, axis, bits, block_size, symmetric)
+    starts = np.arange(0, w.shape[axis], grid.block_size)
     best = np.full(grid.scale.shape, np.inf)
     scale = grid.scale.copy()
     for factor in np.linspace(0.6, 1.0, MSE_STEPS):
         tried = replace(grid, scale=np.asarray(grid.scale * factor, np.float32))
-        error = (dequantize(quantize(rows, tried), tried).astype(np.float64) - rows) ** 2
-        found = np.add.reduceat(error, starts, axis=1)
+        error = (dequantize(quantize(w, tried), tried).astype(np.float64) - w) ** 2
+        found = np.add.reduceat(error, starts, axis=axis)
         better = found < best
         best, scale = np.where(better, found, best), np.where(better, tried.scale, scale)
     return replace(grid, scale=scale)
 
 
-def _hqq(rows: Array, bits: int, block_size: int, symmetric: bool) -> QParams:
+def _hqq(w: Array, axis: int, bits: int, block_size: int, symmetric: bool) -> QParams:
     """Zero points that the l_p norm of the error likes best; a symmetric grid keeps 0, as mse."""
     if symmetric:
-        return _mse(rows, bits, block_size, symmetric)
-    grid = _rtn(rows, bits, block_size, symmetric)
+        return _mse(w, axis, bits, block_size, symmetric)
+    grid = _rtn(w, axis, bits, block_size, symmetric)
     size = grid.block_size or 1
-    starts = np.arange(0, rows.shape[1], size)
-    counts = np.diff(np.append(starts, rows.shape[1]))
+    starts = np.arange(0, w.shape[axis], size)
+    lengths = np.diff(np.append(starts, w.shape[axis]))
+    counts = lengths.reshape([-1 if a == axis else 1 for a in range(w.ndim)])
     zero = grid.zero_point.astype(np.float64)
-    scale = spread_over(grid.scale, rows.shape, grid).astype(np.float64)
+    scale = spread_over(grid.scale, w.shape, grid).astype(np.float64)
     beta, best, chosen = HQQ_BETA, np.inf, grid.zero_point
     for _ in range(HQQ_ROUNDS):
         rounded = np.clip(np.rint(zero), grid.qmin, grid.qmax)
         tried = replace(grid, zero_point=rounded.astype(grid.dtype))
-        q = quantize(rows, tried)
-        error = rows - dequantize(q, tried)
+        q = quantize(w, tried)
+        error = w - dequantize(q, tried)
         norm = float((np.abs(error) ** HQQ_P).sum())
         if norm < best:
             best, chosen = norm, tried.zero_point
@@ -190,13 +202,14 @@ def _hqq(rows: Array, bits: int, block_size: int, symmetric: bool) -> QParams:
         outlier = np.sign(error) * np.maximum(
             size_of - np.maximum(size_of, 1e-12) ** (HQQ_P - 1) / beta, 0
         )
-        wanted = q.astype(np.float64) - (rows - outlier) / scale
-        zero = np.add.reduceat(wanted, starts, axis=1) / counts
+        wanted = q.astype(np.float64) - (w - outlier) / scale
+        zero = np.add.reduceat(wanted, starts, axis=axis) / counts
         beta *= HQQ_GROWTH
     return replace(grid, zero_point=chosen)
 
 
-METHODS: dict[str, Callable[[Array, int, int, bool], QParams]] = {
+# grids from weights alone, blocks along an axis
+METHODS: dict[str, Callable[[Array, int, int, int, bool], QParams]] = {
     "rtn": _rtn,
     "mse": _mse,
     "hqq": _hqq,
@@ -204,30 +217,18 @@ METHODS: dict[str, Callable[[Array, int, int, bool], QParams]] = {
 
 
 def _blocked(
-    draft: Draft, made: list[onnx.NodeProto], node: onnx.NodeProto, w: Array, codes: _Codes
+    draft: Draft, made: list[onnx.NodeProto], node: onnx.NodeProto, q: Array, grid: QParams
 ) -> str:
     """Weights behind a DequantizeLinear with blocks; the name of the real tensor."""
-    grid = codes.grid
-    parts: dict[str, Array] = {"quantized": codes.q, "scale": grid.scale,
-                               "zero_point": grid.zero_point}  # fmt: skip
-    axis = 1
-    if node.op_type == "Conv":
-        spatial = w.shape[2:]
-        for name, array in parts.items():
-            wide = array.reshape(w.shape[0], *spatial, array.shape[-1])
-            parts[name] = np.moveaxis(wide, -1, 1)
-    elif not _is_turned(node):
-        axis = 0
-        parts = {name: array.T for name, array in parts.items()}
     stem = node.input[1]
     names = [
-        draft.constant(f"{stem}_{name}", array if name == "scale" else few_bits(array, grid))
-        for name, array in parts.items()
+        draft.constant(f"{stem}_quantized", few_bits(q, grid)),
+        draft.constant(f"{stem}_scale", grid.scale),
     ]
-    if not grid.zero_point.any():
-        names.pop()
+    if grid.zero_point.any():
+        names.append(draft.constant(f"{stem}_zero_point", few_bits(grid.zero_point, grid)))
     out = draft.fresh(f"{stem}_dequantized")
-    attrs: dict[str, Any] = {"axis": axis, "block_size": grid.block_size}
+    attrs: dict[str, Any] = {"axis": grid.axis, "block_size": grid.block_size}
     made.append(draft.node("DequantizeLinear", names, [out], **attrs))
     return out
 
@@ -243,25 +244,25 @@ def few_bits(q: Array, grid: QParams) -> Array:
 
 
 def _matmul_nbits(
-    draft: Draft, node: onnx.NodeProto, shape: tuple[int, ...], codes: _Codes, block_size: int
+    draft: Draft, node: onnx.NodeProto, q: Array, grid: QParams, block_size: int
 ) -> list[onnx.NodeProto]:
     """com.microsoft MatMulNBits; a Gemm's bias is added behind it."""
     draft.need_domain("com.microsoft")
-    grid, (n, k) = codes.grid, shape
+    codes, scales, zeros = (as_rows(node, a) for a in (q, grid.scale, grid.zero_point))
+    n, k = codes.shape
     bits = grid.bits or 8
     blocks = -(-k // block_size)
     middle = 1 << bits - 1
     signed = grid.dtype.kind == "i"
-    raised = codes.q.astype(np.int64) + (middle if signed else 0)
+    raised = codes.astype(np.int64) + (middle if signed else 0)
     padded = np.full((n, blocks * block_size), middle, np.uint8)
     padded[:, :k] = raised
     packed = pack(padded, bits).reshape(n, blocks, block_size * bits // 8)
     stem = node.input[1]
     inputs = [node.input[0], draft.constant(f"{stem}_packed", packed),
-              draft.constant(f"{stem}_scales", grid.scale.reshape(n, blocks))]  # fmt: skip
+              draft.constant(f"{stem}_scales", scales.reshape(n, blocks))]  # fmt: skip
     if not signed:
-        zeros = grid.zero_point.astype(np.uint8).reshape(n, blocks)
-        lines = [pack(line, bits) for line in zeros]
+        lines = [pack(line, bits) for line in zeros.astype(np.uint8).reshape(n, blocks)]
         inputs.append(draft.constant(f"{stem}_zero_points", np.stack(lines)))
     attrs = attributes(node)
     bias = node.input[2] if len(node.input) > 2 else ""
