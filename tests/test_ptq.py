@@ -317,6 +317,8 @@ def test_histograms_keep_counts_while_their_range_grows() -> None:
             "no node matches",
         ),
         (lambda: qrt.quantize_static(FLOAT, X, QuantConfig(op_types=("Einsum",))),
+         QuantizationError, "qrt does not run Einsum in integers"),
+        (lambda: qrt.quantize_static(FLOAT, X, QuantConfig(op_types=("LeakyRelu",))),
          QuantizationError, "nothing to quantize"),
         (lambda: qrt.quantize_dynamic(FLOAT, weight_dtype="int7"), QuantizationError, "int7"),
         (lambda: qrt.quantize_dynamic(FLOAT, op_types=("Relu",)), QuantizationError, "Relu"),

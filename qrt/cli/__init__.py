@@ -1,5 +1,5 @@
 """The command line: `qrt run`, `bench`, `bench kernels`, `explain`, `inspect`, `quantize`, `size`,
-`compare`, `supported`, `demo`.
+`compare`, `engines`, `supported`, `demo`.
 
 Exit codes: 0 fine; 1 the demo scored too low; 2 bad input (one line on stderr says which); 3 a
 mistake of qrt's own; 130 interrupted.
@@ -21,6 +21,7 @@ from qrt.cli import (
     bench_kernels,
     compare,
     demo,
+    engines,
     explain,
     inspect,
     quantize,
@@ -40,6 +41,7 @@ COMMANDS = (
     quantize.COMMAND,
     size.COMMAND,
     compare.COMMAND,
+    engines.COMMAND,
     supported.COMMAND,
     demo.COMMAND,
 )

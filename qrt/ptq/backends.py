@@ -19,11 +19,27 @@ CLAMPS = ("Relu", "Clip")  # part of the operator before, where nothing else rea
 
 @dataclass(frozen=True)
 class BackendConfig:
-    """An engine: operators it runs in integers."""
+    """An engine: what it runs in integers.
+
+    `ops`: operators. `activation_bits`, `weight_bits`: the most that it multiplies so.
+    `granularities`: of weights. `signed_clamps`: a Relu or Clip behind a product may stand in front
+    of a signed QuantizeLinear; without it the clamp gets a pair of its own.
+    """
 
     name: str
     what: str
     ops: tuple[str, ...]
+    activation_bits: int = 8
+    weight_bits: int = 8
+    granularities: tuple[str, ...] = ("per_tensor", "per_channel")
+    signed_clamps: bool = True
+
+    @property
+    def integers(self) -> str:
+        """What it multiplies, for people."""
+        kinds = " or ".join(kind.removeprefix("per_") for kind in self.granularities)
+        most = f"activations to {self.activation_bits} bits, weights to {self.weight_bits}"
+        return f"{most}, per {kinds}"
 
 
 _COMMON = (
@@ -44,11 +60,13 @@ BACKENDS = {
             *_COMMON, *BOUNDED, "ReduceMean", "Resize", "HardSwish", "LeakyRelu", "Elu", "Tanh",
             "Gelu", "Erf", "Mish", "Softplus", "Abs", "Neg", "Sqrt",
         ),
+        activation_bits=16,
     ),
     "onnxruntime": BackendConfig(
         "onnxruntime",
         "ONNX Runtime's CPU provider",
         (*_COMMON, "Sigmoid", "Softmax", "LeakyRelu", "Resize"),
+        signed_clamps=False,
     ),
 }  # fmt: skip
 

@@ -9,7 +9,14 @@ import onnx
 
 from qrt.errors import QuantizationError
 from qrt.ir import QParams
-from qrt.ptq.backends import BOUNDED, CLAMPS, MOVEMENT, PRODUCTS, backend_of
+from qrt.ptq.backends import (
+    BOUNDED,
+    CLAMPS,
+    MOVEMENT,
+    PRODUCTS,
+    BackendConfig,
+    backend_of,
+)
 from qrt.ptq.config import Grid, QuantConfig
 from qrt.ptq.draft import Draft, label
 
@@ -44,9 +51,10 @@ class Plan:
 def make_plan(draft: Draft, config: QuantConfig) -> Plan:
     """Which nodes and tensors are quantized."""
     floats, consumers = draft.floats(), draft.consumers()
-    runs = backend_of(config.backend).ops
-    ops = runs if config.op_types is None else config.op_types
+    engine = backend_of(config.backend)
+    ops = engine.ops if config.op_types is None else config.op_types
     check_names(draft, config)
+    check_engine(config, engine)
     plan = Plan()
     for node in draft.nodes:
         rule = config.rule(node.op_type, node.name)
@@ -90,7 +98,9 @@ def make_plan(draft: Draft, config: QuantConfig) -> Plan:
             len(users) == 1
             and users[0].op_type in CLAMPS
             and out not in draft.outputs
+            and users[0].op_type in ops
             and (not config.rule(users[0].op_type, users[0].name).skip)
+            and (engine.signed_clamps or not grid.signed)
         ):
             continue  # its clamp's result is the quantized one
         if out in draft.outputs and node.op_type in PRODUCTS and not config.quantize_outputs:
@@ -120,6 +130,41 @@ def check_names(draft: Draft, config: QuantConfig) -> None:
     for tensor in config.tensors:
         if tensor not in tensors:
             raise QuantizationError(f"the config names tensor '{tensor}', the model has none")
+
+
+def check_engine(config: QuantConfig, engine: BackendConfig) -> None:
+    """Raise QuantizationError when `engine` would compute in float what the config rounds."""
+    for op in config.op_types or ():
+        if op not in engine.ops:
+            raise QuantizationError(
+                f"{engine.name} does not run {op} in integers, only {', '.join(engine.ops)}"
+            )
+    rules = {**config.op_rules, **config.name_rules}
+    activations = {"activations": config.activations, **config.tensors}
+    activations |= {f"activations of {key}": r.activations for key, r in rules.items()
+                    if r.activations}  # fmt: skip
+    weights = {"weights": config.weights}
+    weights |= {f"weights of {key}": r.weights for key, r in rules.items() if r.weights}
+    for what, grid in activations.items():
+        if grid.granularity != "per_tensor":
+            raise QuantizationError(f"{what}: one scale per tensor, got {grid.granularity}")
+        _check_bits(what, grid, engine.activation_bits, "activations", engine)
+    for what, grid in weights.items():
+        _check_bits(what, grid, engine.weight_bits, "weights", engine)
+        if grid.granularity not in engine.granularities:
+            raise QuantizationError(
+                f"{what}: {engine.name} multiplies in integers with weights"
+                f" {' or '.join(engine.granularities)}, got {grid.granularity};"
+                " quantize_weights has blocks, for activations that stay float"
+            )
+
+
+def _check_bits(what: str, grid: Grid, most: int, kind: str, engine: BackendConfig) -> None:
+    if grid.bits > most:
+        raise QuantizationError(
+            f"{what}: {engine.name} multiplies in integers with {kind} of up to {most} bits,"
+            f" got {grid.bits}"
+        )
 
 
 def _data_inputs(node: onnx.NodeProto) -> list[str]:
