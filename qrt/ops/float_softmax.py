@@ -3,8 +3,8 @@
 e = exp(x - max), 0 below exp(-86), times the reciprocal of the sum, which is at least 1.
 
 Before opset 13 the axes from `axis` on are normalised together, since then `axis` alone. Sums over
-contiguous elements run in 16 lanes that are added up in a fixed order: bits do not depend on
-threads or CPU.
+16 contiguous elements and more run in 16 lanes that are added up in a fixed order: bits do not
+depend on threads or CPU.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from qrt.ops.channels import normalized_axis
 from qrt.ops.reductions import FIELDS as NEST_FIELDS
 from qrt.ops.reductions import softmax_fields, softmax_reach
 from qrt.ops.spec import Array, Lowering, OpSpec
-from qrt.simd.float_math import exp_not_positive_f32, log_f32
+from qrt.simd.float_math import exp_not_positive_f32, exp_not_positive_f32x16, log_f32
 from qrt.simd.memory import as_f32, operand
 from qrt.simd.scalar import share
 from qrt.simd.vectors import (
     add_f32x16,
     div_f32x16,
+    last_f32x16,
     load_f32x16,
     max_f32x16,
     max_lanes_f32x16,
@@ -43,6 +44,7 @@ FIELDS = ("x", "y", *NEST_FIELDS)
     X, Y, N0, N1, N2, XS0, XS1, XS2, YS0, YS1, YS2, R0, R1, R2, RS0, RS1, RS2,
 ) = slots(FIELDS)  # fmt: skip
 LOWEST = np.float32(-np.inf)
+SHORT = 1024  # floats of a row; four rows that are read and written fill an L1 of 32 KiB
 
 
 def parse(node: Node) -> tuple[int, ...]:
@@ -94,34 +96,93 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
 
 
 @helper
-def _max_of(x, n, step, top):  # type: ignore[no-untyped-def]
+def softmax_top(x, bias, n, biased):  # type: ignore[no-untyped-def]
+    """The largest of n >= 16 floats at `x`, those at `bias` added to them where `biased`."""
+    best = splat_f32x16(LOWEST)
+    last = n - 16
     i = 0
-    if step == 1 and n >= 16:
-        best = splat_f32x16(top)
-        while i + 16 <= n:
-            best = max_f32x16(load_f32x16(x + 4 * i), best)
-            i += 16
-        top = max_lanes_f32x16(best)
-    while i < n:
+    while i < last:
+        best = max_f32x16(_logits(x, bias, i, biased), best)
+        i += 16
+    return max_lanes_f32x16(max_f32x16(_logits(x, bias, last, biased), best))
+
+
+@helper
+def softmax_exponentials(x, bias, y, n, top, biased):  # type: ignore[no-untyped-def]
+    """exp(x + bias - top) of n >= 16 floats to `y`; their sum, in 16 lanes that are added up."""
+    tops = splat_f32x16(top)
+    total = splat_f32x16(np.float32(0))
+    i = 0
+    while i + 16 <= n:
+        e = exp_not_positive_f32x16(sub_f32x16(_logits(x, bias, i, biased), tops))
+        store_f32x16(y + 4 * i, e)
+        total = add_f32x16(total, e)
+        i += 16
+    if i < n:
+        last = n - 16
+        e = exp_not_positive_f32x16(sub_f32x16(_logits(x, bias, last, biased), tops))
+        store_f32x16(y + 4 * last, e)
+        total = add_f32x16(total, last_f32x16(e, n - i))
+    return sum_lanes_f32x16(total)
+
+
+@helper
+def _logits(x, bias, i, biased):  # type: ignore[no-untyped-def]
+    t = load_f32x16(x + 4 * i)
+    return add_f32x16(t, load_f32x16(bias + 4 * i)) if biased else t
+
+
+@helper
+def scale_row(y, n, total):  # type: ignore[no-untyped-def]
+    """Divide n >= 16 floats by `total`, by its reciprocal."""
+    scale = splat_f32x16(np.float32(1) / total)
+    at = y + 4 * (n - 16)
+    last = mul_f32x16(load_f32x16(at), scale)
+    while y < at:
+        store_f32x16(y, mul_f32x16(load_f32x16(y), scale))
+        y += 64
+    store_f32x16(at, last)
+
+
+@helper
+def _row(x, y, n):  # type: ignore[no-untyped-def]
+    """Softmax of n >= 16 neighbouring floats."""
+    top = softmax_top(x, x, n, False)
+    scale_row(y, n, softmax_exponentials(x, x, y, n, top, False))
+
+
+@helper
+def _four_rows(x, y, n, step):  # type: ignore[no-untyped-def]
+    """Softmax of four rows, `step` bytes apart: one waits less for what another adds up."""
+    x1, x2, x3 = x + step, x + 2 * step, x + 3 * step
+    y1, y2, y3 = y + step, y + 2 * step, y + 3 * step
+    t0 = softmax_top(x, x, n, False)
+    t1 = softmax_top(x1, x1, n, False)
+    t2 = softmax_top(x2, x2, n, False)
+    t3 = softmax_top(x3, x3, n, False)
+    s0 = softmax_exponentials(x, x, y, n, t0, False)
+    s1 = softmax_exponentials(x1, x1, y1, n, t1, False)
+    s2 = softmax_exponentials(x2, x2, y2, n, t2, False)
+    s3 = softmax_exponentials(x3, x3, y3, n, t3, False)
+    scale_row(y, n, s0)
+    scale_row(y1, n, s1)
+    scale_row(y2, n, s2)
+    scale_row(y3, n, s3)
+
+
+@helper
+def _max_of(x, n, step, top):  # type: ignore[no-untyped-def]
+    for i in range(n):
         v = as_f32(x)[i * step]
         top = v if v > top else top
-        i += 1
     return top
 
 
 @helper
 def _sum_of(x, n, step):  # type: ignore[no-untyped-def]
-    i = 0
     total = np.float32(0)
-    if step == 1 and n >= 16:
-        lanes = splat_f32x16(total)
-        while i + 16 <= n:
-            lanes = add_f32x16(lanes, load_f32x16(x + 4 * i))
-            i += 16
-        total = sum_lanes_f32x16(lanes)
-    while i < n:
+    for i in range(n):
         total += as_f32(x)[i * step]
-        i += 1
     return total
 
 
@@ -134,11 +195,9 @@ def _columns(x, y, n, step):  # type: ignore[no-untyped-def]
     total = splat_f32x16(np.float32(0))
     for i in range(n):
         at = y + 4 * i * step
-        store_f32x16(at, sub_f32x16(load_f32x16(x + 4 * i * step), top))
-        target = as_f32(at)
-        for lane in range(16):
-            target[lane] = exp_not_positive_f32(target[lane])
-        total = add_f32x16(total, load_f32x16(at))
+        e = exp_not_positive_f32x16(sub_f32x16(load_f32x16(x + 4 * i * step), top))
+        store_f32x16(at, e)
+        total = add_f32x16(total, e)
     scale = div_f32x16(splat_f32x16(np.float32(1)), total)
     for i in range(n):
         at = y + 4 * i * step
@@ -159,6 +218,7 @@ def _declare(op: str) -> Kernel:
         start, stop = share(row[N0] * row[N1] * row[N2], thread, threads, 1)
         # columns side by side, whose elements are not
         abreast = lines == 1 and step > 1 and row[XS2] == 1 and not logarithm
+        neighbours = lines == 1 and step == 1 and n >= 16 and not logarithm
         o = start
         while o < stop:
             at = 4 * (
@@ -170,7 +230,14 @@ def _declare(op: str) -> Kernel:
                 _columns(x + at, y + at, n, step)
                 o += 16
                 continue
+            if neighbours and n <= SHORT and o + 4 <= stop and o % row[N2] + 4 <= row[N2]:
+                _four_rows(x + at, y + at, n, 4 * row[XS2])
+                o += 4
+                continue
             o += 1
+            if neighbours:
+                _row(x + at, y + at, n)
+                continue
             top = LOWEST
             for line in range(lines):
                 offset = at + 4 * (line // row[R1] * row[RS0] + line % row[R1] * row[RS1])
@@ -180,12 +247,8 @@ def _declare(op: str) -> Kernel:
                 offset = at + 4 * (line // row[R1] * row[RS0] + line % row[R1] * row[RS1])
                 source = as_f32(x + offset)
                 target = as_f32(y + offset)
-                if step == 1:
-                    for i in range(n):
-                        target[i] = exp_not_positive_f32(source[i] - top)
-                else:
-                    for i in range(n):
-                        target[i * step] = exp_not_positive_f32(source[i * step] - top)
+                for i in range(n):
+                    target[i * step] = exp_not_positive_f32(source[i * step] - top)
                 total += _sum_of(y + offset, n, step)
             scale = np.float32(1) / total  # total is at least 1
             if logarithm:
@@ -197,9 +260,6 @@ def _declare(op: str) -> Kernel:
                 if logarithm:
                     for i in range(n):
                         target[i * step] = (source[i * step] - top) - total
-                elif step == 1:
-                    for i in range(n):
-                        target[i] = target[i] * scale
                 else:
                     for i in range(n):
                         target[i * step] = target[i * step] * scale

@@ -7,15 +7,27 @@ Cephes (expf, logf) and of XLA (erf); docstrings state the error that test_ops_f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qrt.jit.declare import helper, intrinsic
-from qrt.simd.fma import fma_f32
+from qrt.simd.fma import fma_f32, fma_f32x16
 from qrt.simd.memory import bits_f32, f32_bits
 from qrt.simd.scalar import _ROUND as ROUND
 from qrt.simd.scalar import sub32
+from qrt.simd.vectors import (
+    bits_f32x16,
+    f32x16_bits,
+    max_f32x16,
+    mul_f32x16,
+    shl_i32x16,
+    splat_f32x16,
+    splat_i32x16,
+    sub_f32x16,
+    zero_below_f32x16,
+)
 
 F = np.float32
 ONE, HALF, TWO = F(1), F(0.5), F(2)
@@ -127,13 +139,88 @@ def exp_f32(x):  # type: ignore[no-untyped-def]
     return scale_by_power(_exp_of_rest(t, shifted - ROUND_TWICE), shifted)
 
 
+@dataclass(frozen=True)
+class _Arithmetic:
+    """Of one float32, or of 16 in a vector."""
+
+    of: Any  # a constant
+    at_least: Any  # (x, limit): NaN stays NaN
+    zero_below: Any  # (x, limit, y): 0 where x < limit, else y
+    fma: Any
+    sub: Any
+    mul: Any
+    power_of_two: Any
+
+
+def _exp_not_positive(a: _Arithmetic) -> Any:
+    of, fma, sub = a.of, a.fma, a.sub
+    at_least, zero_below, mul, power_of_two = a.at_least, a.zero_below, a.mul, a.power_of_two
+
+    @helper
+    def exp(x):  # type: ignore[no-untyped-def]
+        """exp(x) for x <= 0: as exp_f32 down to 4e-38, then 0."""
+        lowest, one, rounding = of(EXP_NORMAL), of(ONE), of(ROUND_BIASED)
+        t = at_least(x, lowest)
+        shifted = fma(t, of(LOG2E), rounding)
+        steps = sub(shifted, rounding)
+        r = fma(steps, of(MINUS_LN2_HIGH), t)
+        r = fma(steps, of(MINUS_LN2_LOW), r)
+        p = fma(of(EXP[0]), r, of(EXP[1]))
+        p = fma(p, r, of(EXP[2]))
+        p = fma(p, r, of(EXP[3]))
+        p = fma(p, r, of(EXP[4]))
+        p = fma(p, r, of(EXP[5]))
+        y = fma(fma(p, r, one), r, one)
+        return zero_below(x, lowest, mul(y, power_of_two(shifted)))
+
+    return exp
+
+
 @helper
-def exp_not_positive_f32(x):  # type: ignore[no-untyped-def]
-    """exp(x) for x <= 0: as exp_f32 down to 4e-38, then 0."""
-    t = EXP_NORMAL if x < EXP_NORMAL else x
-    shifted = fma_f32(t, LOG2E, ROUND_BIASED)
-    y = _exp_of_rest(t, shifted - ROUND_BIASED) * power_of_two(shifted)
-    return F(0) if x < EXP_NORMAL else y
+def _itself(x):  # type: ignore[no-untyped-def]
+    return x
+
+
+@helper
+def _at_least(x, limit):  # type: ignore[no-untyped-def]
+    return limit if x < limit else x
+
+
+@helper
+def _at_least_x16(x, limit):  # type: ignore[no-untyped-def]
+    return max_f32x16(limit, x)
+
+
+@helper
+def _zero_below(x, limit, y):  # type: ignore[no-untyped-def]
+    return F(0) if x < limit else y
+
+
+@helper
+def _minus(x, y):  # type: ignore[no-untyped-def]
+    return x - y
+
+
+@helper
+def _times(x, y):  # type: ignore[no-untyped-def]
+    return x * y
+
+
+@helper
+def _power_of_two_x16(shifted):  # type: ignore[no-untyped-def]
+    return bits_f32x16(shl_i32x16(f32x16_bits(shifted), splat_i32x16(np.int32(23))))
+
+
+exp_not_positive_f32 = _exp_not_positive(
+    _Arithmetic(_itself, _at_least, _zero_below, fma_f32, _minus, _times, power_of_two)
+)
+# for loops that LLVM does not vectorize
+exp_not_positive_f32x16 = _exp_not_positive(
+    _Arithmetic(
+        splat_f32x16, _at_least_x16, zero_below_f32x16, fma_f32x16, sub_f32x16, mul_f32x16,
+        _power_of_two_x16,
+    )
+)  # fmt: skip
 
 
 @helper

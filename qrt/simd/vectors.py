@@ -333,3 +333,42 @@ def _first(lane: str, count: int) -> Any:
 
 
 first_u8x16 = _first("u8", 16)
+
+
+def _last(typingctx: Any, value: Any, n: Any) -> Any:
+    from llvmlite import ir
+    from numba import types
+
+    from qrt.simd.emit import splat
+    from qrt.simd.vector_types import Vector
+
+    vector = Vector("f32", 16)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.VectorType(ir.IntType(32), 16)
+        places = ir.Constant(word, list(range(15, -1, -1)))
+        limit = splat(builder, builder.trunc(args[1], word.element), word)
+        kept = builder.icmp_unsigned("<", places, limit)
+        return builder.select(kept, args[0], ir.Constant(vector.llvm, [0.0] * 16))
+
+    return vector(vector, types.int64), codegen
+
+
+last_f32x16 = _named(_last, "last_f32x16", "`value` with 0 in all but the last n lanes.")
+
+
+def _zero_below(typingctx: Any, x: Any, limit: Any, y: Any) -> Any:
+    from llvmlite import ir
+
+    from qrt.simd.vector_types import Vector
+
+    vector = Vector("f32", 16)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        below = builder.fcmp_ordered("<", args[0], args[1])
+        return builder.select(below, ir.Constant(vector.llvm, [0.0] * 16), args[2])
+
+    return vector(vector, vector, vector), codegen
+
+
+zero_below_f32x16 = _named(_zero_below, "zero_below_f32x16", "0 where x < limit, else y.")
