@@ -16,9 +16,11 @@ from qrt.passes.clipped_ranges import clip_ranges
 from qrt.passes.dead import remove_dead
 from qrt.passes.expand import expand_projections
 from qrt.passes.fold import bind_values, fold_constants
+from qrt.passes.gelus import fuse_gelus
 from qrt.passes.identities import drop_identities
 from qrt.passes.layout import choose_layouts
 from qrt.passes.narrow import narrow_quantize
+from qrt.passes.normalizations import fuse_normalizations
 from qrt.passes.pads import absorb_pads
 from qrt.passes.raise_quantize import raise_quantize
 from qrt.passes.ranks import infer_ranks
@@ -55,6 +57,7 @@ OPTIMIZE: list[Pass] = [
     remove_dead,
     infer_ranks,
     fold_constants,
+    fuse_gelus,
     recognise,
     remove_dead,
     absorb_pads,
@@ -64,6 +67,7 @@ OPTIMIZE: list[Pass] = [
 ]
 SPECIALIZE: list[Pass] = [
     remove_dead,
+    fuse_normalizations,
     merge_reshapes,
     remove_dead,
     raise_quantize,
