@@ -10,6 +10,7 @@ from qrt.api.quantization import (
     import_qat,
     quantize_dynamic,
     quantize_static,
+    quantize_to_target,
     quantize_weights,
     to_float16,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "quantize",
     "quantize_dynamic",
     "quantize_static",
+    "quantize_to_target",
     "quantize_weights",
     "to_float16",
 ]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qrt.api.loading import Model
     from qrt.ptq.config import QuantConfig
     from qrt.ptq.samples import Feeds
+    from qrt.ptq.target import TargetReport
 
 
 def quantize_static(
@@ -101,6 +102,38 @@ def import_qat(
     from qrt.ptq.qat import import_qat as recipe
 
     return recipe(model, _samples(calibration_data), run_float, progress, form)
+
+
+def quantize_to_target(
+    model: Model,
+    calibration_data: Any,
+    target_drop: float,
+    *,
+    evaluate: Callable[[onnx.ModelProto], float] | None = None,
+    labels: tuple[Any, Any] | None = None,
+    config: QuantConfig | str | None = None,
+    max_evaluations: int = 40,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[onnx.ModelProto, TargetReport]:
+    """The cheapest static mix of int8, 16-bit activations and float within a drop of the score.
+
+    The score is what `evaluate` says of a model, more is better; or, of `labels`, samples (as
+    calibration_data) and their classes, the share whose class is the largest of the first output.
+    `target_drop` is in its units: 0.003 of a share is 0.3 points. `config` is what 8 bits mean.
+    Returns the model, and a report that says of every layer what it is and why; printed, a table.
+    At most `max_evaluations` models are scored, so that labels which decide between them are no
+    test of the result any more; `progress` is told each score.
+
+    Raises as `quantize_static`, and QuantizationError for a score that is not finite.
+    """
+    from qrt.ptq.target import quantize_to_target as search
+
+    if labels is not None:
+        labels = _samples(labels[0]), labels[1]
+    return search(
+        model, _samples(calibration_data), target_drop, evaluate=evaluate, labels=labels,
+        config=config, max_evaluations=max_evaluations, runner=run_float, progress=progress,
+    )  # fmt: skip
 
 
 def to_float16(

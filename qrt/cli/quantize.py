@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from dataclasses import asdict
 
 import qrt
 from qrt.api.progress import CalibrationLine
 from qrt.api.recipes import NEEDED, RECIPES
+from qrt.cli import target
 from qrt.cli.command import Command
 from qrt.cli.options import add_model, add_samples, samples
 from qrt.cli.screen import facts, one_line, show, show_json
@@ -46,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", help="engine that shall run it in integers, where calibrated (default qrt)"
     )
+    target.add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,10 +59,14 @@ def run(args: argparse.Namespace) -> int:
     if data is None and RECIPES[args.recipe].data == NEEDED:
         raise InputError(f"--recipe {args.recipe} needs --data: samples to see ranges on")
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    report = None
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
-        with CalibrationLine(None if data is None else len(data)) as progress:
-            made = qrt.quantize(args.model, args.recipe, data, progress=progress, **options)
+        if args.target_drop is not None:
+            made, report = target.quantize(args, data)
+        else:
+            with CalibrationLine(None if data is None else len(data)) as progress:
+                made = qrt.quantize(args.model, args.recipe, data, progress=progress, **options)
     for note in notes:
         print(f"qrt quantize: {one_line(str(note.message))}", file=sys.stderr)
     before, after = model_size(args.model), model_size(made)
@@ -75,9 +82,12 @@ def run(args: argparse.Namespace) -> int:
                 "nbytes_after": after.nbytes,
                 "file_nbytes_before": before.file_nbytes,
                 "file_nbytes_after": after.file_nbytes,
+                **({} if report is None else {"target": asdict(report)}),
             }
         )
         return 0
+    if report is not None:
+        show(report.table())
     ratio = before.file_nbytes / after.file_nbytes
     show(
         facts(

@@ -27,7 +27,17 @@ def prepare(model: Model) -> Draft:
     constants_to_arrays(draft)
     drop_identities(draft)
     fold_batchnorm(draft)
+    name_nodes(draft)
     return draft
+
+
+def name_nodes(draft: Draft) -> None:
+    """A name of its own for every node, so that rules and reports can say which they mean."""
+    taken: set[str] = set()
+    for node in draft.nodes:
+        if not node.name or node.name in taken:
+            node.name = draft.fresh(f"{node.output[0]}_{node.op_type}")
+        taken.add(node.name)
 
 
 def constants_to_arrays(draft: Draft) -> None:
@@ -99,4 +109,6 @@ def copied(draft: Draft) -> Draft:
     return Draft(draft.model(check=False))
 
 
-__all__ = ["constants_to_arrays", "copied", "drop_identities", "fold_batchnorm", "prepare"]
+__all__ = [
+    "constants_to_arrays", "copied", "drop_identities", "fold_batchnorm", "name_nodes", "prepare",
+]  # fmt: skip

@@ -119,7 +119,7 @@ class SampleFiles:
             # mapped: samples are read when they are fed
             self._arrays = {"": _loaded(self.path, mmap_mode="r")}
         elif self.path.suffix == ".npz" and self.path.is_file():
-            self._arrays = _arrays(self.path)
+            self._arrays = read_arrays(self.path)
         else:
             raise InputError(f"'{path}' is neither a folder nor an .npy or .npz file")
 
@@ -136,7 +136,7 @@ class SampleFiles:
     def items(self, batch: int) -> Iterator[dict[str, Array] | Array]:
         """Runs of `batch` samples each."""
         if self._files:
-            yield from (_arrays(file) for file in self._files)
+            yield from (read_arrays(file) for file in self._files)
             return
         for feed in _cut({k: a[: len(self)] for k, a in self._arrays.items() if a.ndim}, batch):
             yield feed.get("", feed)
@@ -184,7 +184,7 @@ def _cut(arrays: Mapping[str, Array], batch: int) -> Iterator[dict[str, Array]]:
         yield {name: np.asarray(array[start : start + batch]) for name, array in arrays.items()}
 
 
-def _arrays(path: Path) -> dict[str, Array]:
+def read_arrays(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file; an `in:` before a name is left out."""
     loaded = _loaded(path)
     if isinstance(loaded, np.ndarray):
