@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import qrt
 from bench.labelled import MODELS, Labelled
 from qrt.ptq.config import PRESETS, WEIGHTS, QuantConfig
+from qrt.ptq.expected import InputRanges
 
 Array = NDArray[Any]
 CALIBRATION = 200  # pictures
+EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,13 @@ WAYS = {
     "x86": PRESETS["x86"],
     "x86, equalized": replace(PRESETS["x86"], equalize=True),
 }
+NO_DATA = (
+    "per tensor",
+    "per tensor, equalized",
+    "per tensor, equalized, bias correction",
+    "per channel, bias correction",
+    "per channel, equalized, bias correction",
+)  # of the ways, with BatchNormalization in place of calibration data
 
 
 def hard_case(case: Labelled, spread: float, seed: int = 0) -> onnx.ModelProto:
@@ -101,6 +110,49 @@ def hard_case(case: Labelled, spread: float, seed: int = 0) -> onnx.ModelProto:
     return model
 
 
+def with_batchnorm(model: onnx.ModelProto, x: Array) -> onnx.ModelProto:
+    """The model as it was before its BatchNormalization was folded; the same function.
+
+    Behind each convolution, one whose statistics are those of the pictures `x`.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    seen = onnx.ModelProto()
+    seen.CopyFrom(model)
+    del seen.graph.output[:]
+    for node in convolutions:
+        info = helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
+        seen.graph.output.append(info)
+    session = qrt.load(seen)
+    name = session.get_inputs()[0].name
+    runs = [session.run(None, {name: image[None]}) for image in x]
+    nodes = []
+    for node in made.graph.node:
+        nodes.append(node)
+        if node.op_type != "Conv":
+            continue
+        index = next(i for i, n in enumerate(convolutions) if n.output[0] == node.output[0])
+        values = np.stack([np.asarray(run[index], np.float64) for run in runs])
+        mean, variance = (f(values, axis=(0, 1, 3, 4)) for f in (np.mean, np.var))
+        out, bias = node.output[0], stored[node.input[2]]
+        parts = {"gamma": np.sqrt(variance + EPSILON), "beta": mean, "mean": mean - bias,
+                 "variance": variance}  # fmt: skip
+        for part, array in parts.items():
+            tensor = numpy_helper.from_array(array.astype(np.float32), f"{out}_{part}")
+            made.graph.initializer.append(tensor)
+        node.output[0] = f"{out}_raw"
+        del node.input[2:]
+        names = [node.output[0], *(f"{out}_{part}" for part in parts)]
+        nodes.append(
+            helper.make_node("BatchNormalization", names, [out], f"{out}_bn", epsilon=EPSILON)
+        )
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    return made
+
+
 def top1(model: onnx.ModelProto, x: Array, y: Array) -> float:
     """Share of pictures whose largest logit is the label's, one at a time."""
     session = qrt.load(model)
@@ -118,6 +170,11 @@ def table(case: Labelled, spread: float) -> Iterator[tuple[str, float]]:
     for name, config in WAYS.items():
         made = qrt.quantize_static(model, x[:CALIBRATION], config)
         yield name, top1(made, unseen, labels)
+    told = with_batchnorm(model, x[:CALIBRATION])
+    ranges = InputRanges({told.graph.input[0].name: (float(x.min()), float(x.max()))})
+    for name in NO_DATA:
+        made = qrt.quantize_static(told, ranges, WAYS[name])
+        yield f"no data: {name}", top1(made, unseen, labels)
 
 
 def main() -> None:
@@ -132,7 +189,7 @@ def main() -> None:
             continue
         print(f"{name}, depthwise weights spread {arguments.spread:g}-fold")
         for way, found in table(case, arguments.spread):
-            print(f"  {way:<42}{found:7.2%}")
+            print(f"  {way:<52}{found:7.2%}")
 
 
 if __name__ == "__main__":

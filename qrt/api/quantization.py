@@ -30,16 +30,21 @@ def quantize_static(
 
     calibration_data: an array of samples (first axis), a dict of them by input, an .npy or .npz
     file, a folder of .npz files or of images (an `ImageFolder` says how these are scaled), or an
-    iterable of feeds; some hundred samples do. config: a `QuantConfig` or the name of a preset
-    (`qrt.ptq.config.PRESETS`). form: "qdq" puts QuantizeLinear and DequantizeLinear around float
-    operators; "qoperator" writes QLinearConv, QLinearMatMul and com.microsoft's QGemm, QLinearAdd,
-    ... where there is one of 8 bits. `progress` is told how many runs are done.
+    iterable of feeds; some hundred samples do. Without any, an `InputRanges` (qrt.ptq.expected):
+    what BatchNormalization tells then stands in for them. config: a `QuantConfig` or the name of a
+    preset (`qrt.ptq.config.PRESETS`). form: "qdq" puts QuantizeLinear and DequantizeLinear around
+    float operators; "qoperator" writes QLinearConv, QLinearMatMul and com.microsoft's QGemm,
+    QLinearAdd, ... where there is one of 8 bits. `progress` is told how many runs are done.
 
     Raises ModelError for a model that is quantized already, InputError for data that are empty or
     do not fit, QuantizationError for values that are not finite and names that are not there.
     """
+    from qrt.ptq.expected import InputRanges
     from qrt.ptq.static import quantize_static as recipe
+    from qrt.ptq.unseen import quantize_unseen
 
+    if isinstance(calibration_data, InputRanges):
+        return quantize_unseen(model, calibration_data, config, form)
     return recipe(model, _samples(calibration_data), config, run_float, progress, form)
 
 

@@ -22,7 +22,8 @@ PRODUCER = "qrt"
 class Draft:
     """The nodes and constants of a model; `model()` writes what became of them.
 
-    `arrays` are the initializers.
+    `arrays` are the initializers. `normals` has what BatchNormalization told of the tensors it
+    wrote: mean and deviation of each channel (channels,) on the data of the training.
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
@@ -32,6 +33,7 @@ class Draft:
             t.name: numpy_helper.to_array(t) for t in self.graph.initializer
         }
         self.nodes: list[onnx.NodeProto] = list(self.graph.node)
+        self.normals: dict[str, tuple[Array, Array]] = {}
         self._names = {
             *self.arrays,
             *(v.name for v in (*self.graph.input, *self.graph.output)),
@@ -79,7 +81,9 @@ class Draft:
                 f"opset {self.opset()} cannot be raised to {version}, which this quantization"
                 f" needs: {str(error).splitlines()[0][:200]}"
             ) from None
+        normals = self.normals
         self.__init__(converted)  # type: ignore[misc]
+        self.normals = normals
 
     def need_domain(self, domain: str, version: int = 1) -> None:
         """Import `domain` where the model does not yet."""

@@ -21,9 +21,10 @@ import numpy as np
 from qrt.ptq.backends import CLAMPS
 from qrt.ptq.calibrate import Runner
 from qrt.ptq.channel_ranges import Range, seen_ranges
-from qrt.ptq.channels import Part, Region, clip_limits, find_regions
+from qrt.ptq.channels import Part, Region, clip_limits
 from qrt.ptq.config import QuantConfig
 from qrt.ptq.draft import Draft
+from qrt.ptq.regions import find_regions
 from qrt.ptq.samples import Feeds
 from qrt.ptq.static_weights import weight_axis
 from qrt.quant.affine import Array

@@ -71,7 +71,8 @@ def drop_identities(draft: Draft) -> None:
 def fold_batchnorm(draft: Draft) -> None:
     """BatchNormalization(Conv(x, w, b)) = Conv(x, w * gain, (b - mean) * gain + beta).
 
-    gain = gamma / sqrt(variance + epsilon), per output channel.
+    gain = gamma / sqrt(variance + epsilon), per output channel. On the data of the training what
+    comes out has mean beta and deviation |gamma|, which the draft keeps in `normals`.
     """
     producers, consumers = draft.producers(), draft.consumers()
     gone = []
@@ -100,6 +101,8 @@ def fold_batchnorm(draft: Draft) -> None:
         else:
             conv.input[2] = folded
         conv.output[0] = node.output[0]
+        deviation = np.abs(gain) * np.sqrt(variance)
+        draft.normals[node.output[0]] = beta, deviation
         gone.append(node)
     draft.nodes = [node for node in draft.nodes if not any(node is other for other in gone)]
 

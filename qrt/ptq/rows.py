@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -32,6 +32,17 @@ class Seen:
 
     exact: Array
     quantized: Array
+
+
+class RowSource(Protocol):
+    """Whatever tells what a product multiplies."""
+
+    def seen(
+        self, draft: Draft, made: list[onnx.NodeProto], node: onnx.NodeProto, source: str
+    ) -> Seen | None:
+        """Rows of a product that reads `source` behind `made`, the nodes so far; None for a product
+        that is not understood."""
+        ...
 
 
 class Rows:
@@ -60,8 +71,7 @@ class Rows:
     def seen(
         self, draft: Draft, made: list[onnx.NodeProto], node: onnx.NodeProto, source: str
     ) -> Seen | None:
-        """Rows of a product that reads `source` behind `made`, the nodes so far; None for a product
-        that is not understood."""
+        """See `RowSource`."""
         out = node.output[0]
         if out not in self._nodes:
             return None

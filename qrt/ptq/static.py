@@ -27,7 +27,7 @@ from qrt.ptq.plan import Plan, make_plan
 from qrt.ptq.prepare import prepare
 from qrt.ptq.product import clamp_behind
 from qrt.ptq.qoperator import check_form, in_form
-from qrt.ptq.rows import Rows
+from qrt.ptq.rows import Rows, RowSource
 from qrt.ptq.samples import Samples
 from qrt.ptq.static_weights import quantize_product
 from qrt.quant.affine import quantize
@@ -54,7 +54,7 @@ def quantize_static(
     check_form(form)
     chosen = config_of(config)
     draft = prepare(model)
-    draft.need_opset(WIDE_OPSET if _is_wide(chosen) else OPSET)
+    draft.need_opset(needed_opset(chosen))
     needs_rows = chosen.bias_correction or chosen.rounding != "nearest"
     samples = Samples(data, draft.inputs, keep=needs_rows or chosen.equalize)
     if chosen.equalize:
@@ -96,7 +96,7 @@ def insert(
     plan: Plan,
     config: QuantConfig,
     qparams: Mapping[str, QParams],
-    rows: Rows | None = None,
+    rows: RowSource | None = None,
 ) -> onnx.ModelProto:
     """Write the scales into the model. `rows` are what products multiply, where they count."""
     planned = {id(node) for node in plan.nodes}
@@ -157,8 +157,10 @@ def _pair(draft: Draft, made: list[onnx.NodeProto], name: str, q: QParams, out: 
     return out
 
 
-def _is_wide(config: QuantConfig) -> bool:
+def needed_opset(config: QuantConfig) -> int:
+    """The opset that has all that `config` asks for."""
     grids = [config.activations, config.weights, *config.tensors.values()]
     for rule in (*config.op_rules.values(), *config.name_rules.values()):
         grids += [grid for grid in (rule.activations, rule.weights) if grid is not None]
-    return any(g.bits not in (8,) or g.granularity == "per_block" for g in grids)
+    is_wide = any(g.bits not in (8,) or g.granularity == "per_block" for g in grids)
+    return WIDE_OPSET if is_wide else OPSET
