@@ -12,7 +12,7 @@ from kernel_harness import new_value
 from operator_cases import NHWC, Cases, codes, onnx_outputs, plain_quantize, qparams, within
 
 from qrt.ir import Node
-from qrt.ops import float_softmax, quantized_softmax
+from qrt.ops import float_softmax, masked_softmax, quantized_softmax
 
 CASES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
     ((1, 1000), (1,)),
@@ -106,3 +106,40 @@ def test_large_and_infinite_logits() -> None:
     with Cases("Softmax") as cases:
         spec = float_softmax.SPECS[0]
         cases.node("", spec, node, [x], compare=within(4e-6, 1e-9))
+
+
+# x, the mask that is added, the factor
+MASKED: list[tuple[tuple[int, ...], tuple[int, ...] | None, float]] = [
+    ((2, 3, 5, 37), (2, 1, 1, 37), 0.25),
+    ((2, 3, 6, 64), (3, 6, 64), 1.0),
+    ((2, 3, 4, 16), None, 0.3),
+    ((3, 1040), (1040,), -2.0),
+]
+
+
+def test_masked() -> None:
+    """Against ONNX's Softmax of what is masked, and codes against QuantizeLinear of that."""
+    rng = np.random.default_rng(6)
+    with Cases("MaskedSoftmax") as cases:
+        for (shape, mask, factor), real in itertools.product(MASKED, (True, False)):
+            x = (rng.standard_normal(shape) * 5).astype(np.float32)
+            arrays, values = [x], [new_value("x", np.float32, shape)]
+            logits = x.astype(np.float64) * np.float32(factor)
+            if mask is not None:
+                low = np.where(rng.random(mask) < 0.3, np.finfo(np.float32).min, 0)
+                arrays.append(low.astype(np.float32))
+                values.append(new_value("mask", np.float32, mask))
+                logits = logits + arrays[1]
+            (want,) = onnx_outputs("Softmax", 13, {"axis": -1}, [logits.astype(np.float32)])
+            y = None if real else qparams(1 / 256, 3)
+            node = Node(
+                "MaskedSoftmax",
+                list(values),
+                [new_value("y", np.float32 if real else np.uint8)],
+                {"factor": np.float32(factor), "y": y},
+                "qrt",
+            )
+            # a probability beside half a step may fall to either side
+            close = within(1e-5, 1e-9) if real else within(0, 1)
+            codes_of = want if y is None else plain_quantize(want, y)
+            cases.node((shape, real), masked_softmax.SPEC, node, arrays, [codes_of], close, close)

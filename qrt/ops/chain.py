@@ -31,12 +31,12 @@ from qrt.ops.chain_steps import (
 )
 from qrt.ops.dispatch import best_kernel
 from qrt.ops.nests import Nest, broadcast_strides, collapse, memory_order
-from qrt.ops.quantizing import FACTORS, QUANTIZERS, WIDTH, Quantizer, division_records, read_record
+from qrt.ops.quantizing import FACTORS, QUANTIZERS, Quantizer, declare_span, division_records
 from qrt.ops.sizes import product, within
 from qrt.ops.spec import Array, Lowering, OpSpec
 from qrt.simd.memory import as_f32, as_i32, as_i64, as_u8, operand
-from qrt.simd.scalar import quantize_u8, share, sub32
-from qrt.simd.vectors import copy_bytes, load_f32x16, splat_f32x16
+from qrt.simd.scalar import share, sub32
+from qrt.simd.vectors import copy_bytes
 
 BLOCK = 512  # elements: eleven blocks of float32 are 22 KiB of a 32 KiB L1
 GRAIN = 8  # blocks; below this a second thread costs more than it saves
@@ -181,29 +181,7 @@ def _dequantize(a, y, n, numbers):  # type: ignore[no-untyped-def]
 
 
 def _declare(quantizer: Quantizer) -> Kernel:
-    divide, store = quantizer.divide.vector, quantizer.store
-
-    @helper
-    def quantize(a, y, n, numbers):  # type: ignore[no-untyped-def]
-        end = read_record(numbers)
-        scale = splat_f32x16(end[0])
-        factor = splat_f32x16(end[1])
-        rest = splat_f32x16(end[2])
-        i = 0
-        while i + WIDTH <= n:
-            at = a + 4 * i
-            store(
-                y + i,
-                divide(load_f32x16(at), scale, factor, rest),
-                divide(load_f32x16(at + 64), scale, factor, rest),
-                divide(load_f32x16(at + 128), scale, factor, rest),
-                divide(load_f32x16(at + 192), scale, factor, rest),
-                end,
-            )
-            i += WIDTH
-        while i < n:
-            as_u8(y)[i] = quantize_u8(as_f32(a)[i] / end[0], end[3], end[4], end[5])
-            i += 1
+    quantize = declare_span(quantizer)
 
     @kernel(
         quantizer.name("chain_f32"),

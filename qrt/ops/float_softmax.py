@@ -23,6 +23,7 @@ from qrt.ops.reductions import FIELDS as NEST_FIELDS
 from qrt.ops.reductions import softmax_fields, softmax_reach
 from qrt.ops.spec import Array, Lowering, OpSpec
 from qrt.simd.float_math import exp_not_positive_f32, exp_not_positive_f32x16, log_f32
+from qrt.simd.fma import fma_f32x16
 from qrt.simd.memory import as_f32, operand
 from qrt.simd.scalar import share
 from qrt.simd.vectors import (
@@ -43,7 +44,7 @@ FIELDS = ("x", "y", *NEST_FIELDS)
 (
     X, Y, N0, N1, N2, XS0, XS1, XS2, YS0, YS1, YS2, R0, R1, R2, RS0, RS1, RS2,
 ) = slots(FIELDS)  # fmt: skip
-LOWEST = np.float32(-np.inf)
+LOWEST, ONE = np.float32(-np.inf), np.float32(1)
 SHORT = 1024  # floats of a row; four rows that are read and written fill an L1 of 32 KiB
 
 
@@ -96,46 +97,48 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
 
 
 @helper
-def softmax_top(x, bias, n, biased):  # type: ignore[no-untyped-def]
-    """The largest of n >= 16 floats at `x`, those at `bias` added to them where `biased`."""
+def softmax_top(x, n, factor, bias, biased):  # type: ignore[no-untyped-def]
+    """The largest of n >= 16 logits: floats at `x`, or x * factor + bias where `biased`."""
     best = splat_f32x16(LOWEST)
     last = n - 16
     i = 0
     while i < last:
-        best = max_f32x16(_logits(x, bias, i, biased), best)
+        best = max_f32x16(_logits(x, i, factor, bias, biased), best)
         i += 16
-    return max_lanes_f32x16(max_f32x16(_logits(x, bias, last, biased), best))
+    return max_lanes_f32x16(max_f32x16(_logits(x, last, factor, bias, biased), best))
 
 
 @helper
-def softmax_exponentials(x, bias, y, n, top, biased):  # type: ignore[no-untyped-def]
-    """exp(x + bias - top) of n >= 16 floats to `y`; their sum, in 16 lanes that are added up."""
+def softmax_exponentials(x, y, n, top, factor, bias, biased):  # type: ignore[no-untyped-def]
+    """exp(logit - top) of n >= 16 to `y`; their sum, in 16 lanes that are added up."""
     tops = splat_f32x16(top)
     total = splat_f32x16(np.float32(0))
     i = 0
     while i + 16 <= n:
-        e = exp_not_positive_f32x16(sub_f32x16(_logits(x, bias, i, biased), tops))
+        t = sub_f32x16(_logits(x, i, factor, bias, biased), tops)
+        e = exp_not_positive_f32x16(t)
         store_f32x16(y + 4 * i, e)
         total = add_f32x16(total, e)
         i += 16
     if i < n:
         last = n - 16
-        e = exp_not_positive_f32x16(sub_f32x16(_logits(x, bias, last, biased), tops))
+        t = sub_f32x16(_logits(x, last, factor, bias, biased), tops)
+        e = exp_not_positive_f32x16(t)
         store_f32x16(y + 4 * last, e)
         total = add_f32x16(total, last_f32x16(e, n - i))
     return sum_lanes_f32x16(total)
 
 
 @helper
-def _logits(x, bias, i, biased):  # type: ignore[no-untyped-def]
+def _logits(x, i, factor, bias, biased):  # type: ignore[no-untyped-def]
     t = load_f32x16(x + 4 * i)
-    return add_f32x16(t, load_f32x16(bias + 4 * i)) if biased else t
+    return fma_f32x16(t, splat_f32x16(factor), load_f32x16(bias + 4 * i)) if biased else t
 
 
 @helper
-def scale_row(y, n, total):  # type: ignore[no-untyped-def]
+def divide_row(y, n, total):  # type: ignore[no-untyped-def]
     """Divide n >= 16 floats by `total`, by its reciprocal."""
-    scale = splat_f32x16(np.float32(1) / total)
+    scale = splat_f32x16(ONE / total)
     at = y + 4 * (n - 16)
     last = mul_f32x16(load_f32x16(at), scale)
     while y < at:
@@ -147,8 +150,8 @@ def scale_row(y, n, total):  # type: ignore[no-untyped-def]
 @helper
 def _row(x, y, n):  # type: ignore[no-untyped-def]
     """Softmax of n >= 16 neighbouring floats."""
-    top = softmax_top(x, x, n, False)
-    scale_row(y, n, softmax_exponentials(x, x, y, n, top, False))
+    top = softmax_top(x, n, ONE, x, False)
+    divide_row(y, n, softmax_exponentials(x, y, n, top, ONE, x, False))
 
 
 @helper
@@ -156,18 +159,18 @@ def _four_rows(x, y, n, step):  # type: ignore[no-untyped-def]
     """Softmax of four rows, `step` bytes apart: one waits less for what another adds up."""
     x1, x2, x3 = x + step, x + 2 * step, x + 3 * step
     y1, y2, y3 = y + step, y + 2 * step, y + 3 * step
-    t0 = softmax_top(x, x, n, False)
-    t1 = softmax_top(x1, x1, n, False)
-    t2 = softmax_top(x2, x2, n, False)
-    t3 = softmax_top(x3, x3, n, False)
-    s0 = softmax_exponentials(x, x, y, n, t0, False)
-    s1 = softmax_exponentials(x1, x1, y1, n, t1, False)
-    s2 = softmax_exponentials(x2, x2, y2, n, t2, False)
-    s3 = softmax_exponentials(x3, x3, y3, n, t3, False)
-    scale_row(y, n, s0)
-    scale_row(y1, n, s1)
-    scale_row(y2, n, s2)
-    scale_row(y3, n, s3)
+    t0 = softmax_top(x, n, ONE, x, False)
+    t1 = softmax_top(x1, n, ONE, x, False)
+    t2 = softmax_top(x2, n, ONE, x, False)
+    t3 = softmax_top(x3, n, ONE, x, False)
+    s0 = softmax_exponentials(x, y, n, t0, ONE, x, False)
+    s1 = softmax_exponentials(x1, y1, n, t1, ONE, x, False)
+    s2 = softmax_exponentials(x2, y2, n, t2, ONE, x, False)
+    s3 = softmax_exponentials(x3, y3, n, t3, ONE, x, False)
+    divide_row(y, n, s0)
+    divide_row(y1, n, s1)
+    divide_row(y2, n, s2)
+    divide_row(y3, n, s3)
 
 
 @helper

@@ -16,17 +16,19 @@ from qrt.ir import QParams
 from qrt.jit.declare import helper
 from qrt.ops.spec import Array
 from qrt.quant.division import division_factors
-from qrt.simd.memory import as_f32, as_i32
+from qrt.simd.memory import as_f32, as_i32, as_u8
 from qrt.simd.narrow import (
     narrow_u8x64_avx2,
     narrow_u8x64_avx512,
     narrow_u8x64_neon,
     narrow_u8x64_sse41,
 )
+from qrt.simd.scalar import quantize_u8
 from qrt.simd.vectors import (
     add_u8x64,
     div_f32x16,
     fma_f32x16,
+    load_f32x16,
     min_f32x16,
     min_u8x64,
     mul_f32x16,
@@ -186,3 +188,32 @@ QUANTIZERS: tuple[Quantizer, ...] = (
     _quantizer("neon", ("neon",), narrow_u8x64_neon, PRODUCTS, saturates=True),
     Quantizer("", (), _store_portable, _store_portable, QUOTIENT, {}),
 )
+
+
+def declare_span(quantizer: Quantizer) -> Any:
+    """A helper (x, y, n, record): n codes of as many floats, by a record of `division_records`."""
+    divide, store = quantizer.divide.vector, quantizer.store
+
+    @helper
+    def quantize_span(x, y, n, record):  # type: ignore[no-untyped-def]
+        end = read_record(record)
+        scale = splat_f32x16(end[0])
+        factor = splat_f32x16(end[1])
+        rest = splat_f32x16(end[2])
+        i = 0
+        while i + WIDTH <= n:
+            at = x + 4 * i
+            store(
+                y + i,
+                divide(load_f32x16(at), scale, factor, rest),
+                divide(load_f32x16(at + 64), scale, factor, rest),
+                divide(load_f32x16(at + 128), scale, factor, rest),
+                divide(load_f32x16(at + 192), scale, factor, rest),
+                end,
+            )
+            i += WIDTH
+        while i < n:
+            as_u8(y)[i] = quantize_u8(as_f32(x)[i] / end[0], end[3], end[4], end[5])
+            i += 1
+
+    return quantize_span

@@ -19,6 +19,7 @@ from qrt.passes.fold import bind_values, fold_constants
 from qrt.passes.gelus import fuse_gelus
 from qrt.passes.identities import drop_identities
 from qrt.passes.layout import choose_layouts
+from qrt.passes.masked_softmax import mask_softmax
 from qrt.passes.narrow import narrow_quantize
 from qrt.passes.normalizations import fuse_normalizations
 from qrt.passes.pads import absorb_pads
@@ -71,6 +72,7 @@ SPECIALIZE: list[Pass] = [
     merge_reshapes,
     remove_dead,
     raise_quantize,
+    mask_softmax,
     choose_layouts,
     sink_copies,
     fuse_chains,
