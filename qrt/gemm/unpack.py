@@ -8,11 +8,12 @@ rows enough unpacks its panels once, into scratch, and is then a product of floa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from qrt.gemm.extents import LIMIT
-from qrt.jit.declare import Extent, kernel, slots
+from qrt.jit.declare import Extent, helper, kernel, slots
 from qrt.simd.memory import as_f32, operand
 from qrt.simd.scalar import share
 from qrt.simd.vectors import (
@@ -40,7 +41,7 @@ FIELDS = (
     "scales",
     "zeros",
     "panels",  # float32 [group][panel][k][column], as `float_pack` makes them
-    "work",  # scratch: a slab's line per thread
+    "work",  # scratch: `WORK_NBYTES` per thread
     "groups",
     "taps",
     "span",  # values along k of a tap
@@ -79,6 +80,7 @@ NOT_NEGATIVE = (
     "scale_group", "scale_panel", "scale_row", "usual", "zero_group", "zero_panel", "zero_row",
 )  # fmt: skip
 LINE = 4 * SLAB  # bytes of a slab's values of one k
+WORK_NBYTES = 2 * LINE  # of scratch of a thread
 
 
 def extents(row: Mapping[str, int]) -> list[Extent]:
@@ -120,11 +122,67 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
         ),
         Extent("scales", parameter("scale")),
         Extent("panels", row["groups"] * k * row["padded"] * 4, writes=True),
-        Extent("work", row["max_threads"] * LINE, writes=True),
+        Extent("work", row["max_threads"] * WORK_NBYTES, writes=True),
     ]  # fmt: skip
     if row["has_zeros"]:
         found.append(Extent("zeros", parameter("zero")))
     return found
+
+
+def _declare_run(*, small: bool, splat: bool) -> Any:
+    """A loop over values of a slab, of small floats or integers, with a scale for each k that all
+    columns share (`splat`) or one per column. Few values live, so that all stay in registers."""
+
+    def run(  # type: ignore[no-untyped-def]
+        count, codes, code_step, shift, bits, mantissa, bias, scales, scale_step, zeros, zero_step,
+        out, out_step,
+    ):  # fmt: skip
+        wide = 16 if bits == 16 else 8  # bits from value to value of a plane
+        mask = splat_i32x16(np.int32((1 << bits) - 1))
+        # small floats: the code's exponent and fraction as those of a float32, and what makes its
+        # exponent that of the value; a subnormal is the difference of two normal numbers
+        magnitude = splat_i32x16(np.int32((1 << (bits - 1)) - 1))
+        sign = splat_i32x16(np.int32(1 << (bits - 1)))
+        to_sign = splat_i32x16(np.int32(32 - bits))
+        to_fraction = splat_i32x16(np.int32(23 - mantissa))
+        usual_exponent = splat_i32x16(np.int32((127 - bias) << 23))
+        least = splat_i32x16(np.int32((128 - bias) << 23))
+        least_exponent = splat_i32x16(np.int32(1 << 23))
+        for _ in range(count):
+            code = lshr_i32x16(load_i32x16(codes), splat_i32x16(np.int32(shift)))
+            code = and_i32x16(code, mask)
+            real = i32x16_to_f32x16(code)
+            if small:
+                value = shl_i32x16(and_i32x16(code, magnitude), to_fraction)
+                normal = bits_f32x16(add_i32x16(value, usual_exponent))
+                tiny = sub_f32x16(bits_f32x16(add_i32x16(value, least)), bits_f32x16(least))
+                real = where_less_i32x16(value, least_exponent, tiny, normal)
+                signs = shl_i32x16(and_i32x16(code, sign), to_sign)
+                real = bits_f32x16(or_i32x16(f32x16_bits(real), signs))
+            if splat:
+                scale = splat_f32x16(as_f32(scales)[0])
+                zero = splat_f32x16(as_f32(zeros)[0])
+            else:
+                scale = load_f32x16(scales)
+                zero = load_f32x16(zeros)
+            store_f32x16(out, mul_f32x16(sub_f32x16(real, zero), scale))
+            out += out_step
+            scales += scale_step
+            zeros += zero_step
+            shift += wide
+            if shift >= 32:
+                shift += bits - 32
+                if shift >= wide:
+                    shift = 0
+                    codes += code_step
+        return 0
+
+    return helper(run)
+
+
+integers, integers_splat, small_floats, small_floats_splat = (
+    _declare_run(small=small, splat=splat) for small in (False, True) for splat in (False, True)
+)
 
 
 @kernel("gemm_unpack_f32", FIELDS, extents, family="gemm_unpack")
@@ -133,108 +191,76 @@ def unpack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-un
     threads = min(threads, row[MAX_THREADS])
     if thread >= threads:
         return 0
-    codes0 = operand(row, CODES, arena, constants)
-    scales0 = operand(row, SCALES, arena, constants)
-    zeros0 = operand(row, ZEROS, arena, constants)
     panels0 = operand(row, PANELS, arena, constants)
-    work = operand(row, WORK, arena, constants) + thread * LINE
+    # a line of a narrow panel, and one of the usual zero point
+    line = operand(row, WORK, arena, constants) + thread * WORK_NBYTES
+    usual = line + LINE
+    store_f32x16(usual, splat_f32x16(np.float32(row[USUAL])))
     taps, span, padded, nr = row[TAPS], row[SPAN], row[PADDED], row[NR]
     bits, mantissa, bias = row[BITS], row[MANTISSA], row[BIAS]
-    block, splat, per_panel = row[BLOCK], row[SPLAT], row[PER_PANEL]
+    block, splat, code_step = row[BLOCK], row[SPLAT], row[CODE_STEP]
     k_total = taps * span
     slabs = (padded + SLAB - 1) // SLAB
     per_group = 32 // bits
-    wide = 16 if bits == 16 else 8  # bits from value to value of a plane, and values of one
-    plane = 32 // wide
-    mask = splat_i32x16(np.int32((1 << bits) - 1))
-    # small floats: the code's exponent and fraction as those of a float32, and what makes its
-    # exponent that of the value; a subnormal is the difference of two normal numbers
-    magnitude = splat_i32x16(np.int32((1 << (bits - 1)) - 1))
-    sign = splat_i32x16(np.int32(1 << (bits - 1)))
-    to_sign = splat_i32x16(np.int32(32 - bits))
-    to_fraction = splat_i32x16(np.int32(23 - mantissa))
-    usual_exponent = splat_i32x16(np.int32((127 - bias) << 23))
-    least = splat_i32x16(np.int32((128 - bias) << 23))
-    least_exponent = splat_i32x16(np.int32(1 << 23))
+    plane = 2 if bits == 16 else 4
+    # a scale per k is one run over all of them, else a run is a block
+    longest = span if block == 1 else block
+    scale_step = row[SCALE_ROW] if block == 1 else 0
     start, stop = share(row[GROUPS] * slabs * taps, thread, threads, 1)
     for i in range(start, stop):
         tap = i % taps
         slab = i // taps % slabs
         group = i // (taps * slabs)
-        panel = slab // per_panel
-        inside = (slab - panel * per_panel) * LINE
-        codes = codes0 + group * row[CODE_GROUP] + panel * row[CODE_PANEL] + inside
-        at_scale = group * row[SCALE_GROUP] + tap * row[TAP_ROWS] * row[SCALE_ROW]
-        at_zero = group * row[ZERO_GROUP] + tap * row[TAP_ROWS] * row[ZERO_ROW]
-        if splat > 0:
-            at_scale += slab // splat * 4
-            at_zero += slab // splat * 4
-        else:
-            at_scale += panel * row[SCALE_PANEL] + inside
-            at_zero += panel * row[ZERO_PANEL] + inside
         column = slab * SLAB
-        if column >= row[N]:
-            for k in range(tap * span, (tap + 1) * span):
-                for c in range(column, min(column + SLAB, padded)):
-                    here = c // nr * nr
-                    at = group * padded + here
-                    at = at * k_total + k * min(nr, padded - here) + c - here
-                    as_f32(panels0 + at * 4)[0] = np.float32(0)
-            continue
         first = column // nr * nr
         width = min(nr, padded - first)
         whole = column - first + SLAB <= width
         out = panels0 + (group * padded * k_total + first * k_total + (column - first)) * 4
-        k = tap * span
-        g = k // per_group
-        j = k - g * per_group
-        shift = j % plane * wide + j // plane * bits
-        at_code = codes + g * row[CODE_STEP]
-        scale = splat_f32x16(np.float32(0))
-        zero = splat_f32x16(np.float32(row[USUAL]))
-        left = 0
-        for k in range(tap * span, (tap + 1) * span):
-            if left == 0:
-                left = block
-                if splat > 0:
-                    scale = splat_f32x16(as_f32(scales0 + at_scale)[0])
-                else:
-                    scale = load_f32x16(scales0 + at_scale)
-                at_scale += row[SCALE_ROW]
-                if row[HAS_ZEROS] != 0:
-                    if splat > 0:
-                        zero = splat_f32x16(as_f32(zeros0 + at_zero)[0])
-                    else:
-                        zero = load_f32x16(zeros0 + at_zero)
-                    at_zero += row[ZERO_ROW]
-            left -= 1
-            code = lshr_i32x16(load_i32x16(at_code), splat_i32x16(np.int32(shift)))
-            code = and_i32x16(code, mask)
-            real = i32x16_to_f32x16(code)
-            if mantissa > 0:
-                value = shl_i32x16(and_i32x16(code, magnitude), to_fraction)
-                normal = bits_f32x16(add_i32x16(value, usual_exponent))
-                small = sub_f32x16(bits_f32x16(add_i32x16(value, least)), bits_f32x16(least))
-                real = where_less_i32x16(value, least_exponent, small, normal)
-                signs = shl_i32x16(and_i32x16(code, sign), to_sign)
-                real = bits_f32x16(or_i32x16(f32x16_bits(real), signs))
-            real = mul_f32x16(sub_f32x16(real, zero), scale)
-            if whole:
-                store_f32x16(out + k * width * 4, real)
+        panel = slab // row[PER_PANEL]
+        inside = (slab - panel * row[PER_PANEL]) * LINE
+        codes = operand(row, CODES, arena, constants) + inside
+        codes += group * row[CODE_GROUP] + panel * row[CODE_PANEL]
+        scales = operand(row, SCALES, arena, constants)
+        scales += group * row[SCALE_GROUP] + tap * row[TAP_ROWS] * row[SCALE_ROW]
+        scales += slab // splat * 4 if splat > 0 else panel * row[SCALE_PANEL] + inside
+        zeros, zero_row, zero_step = usual, 0, 0
+        if row[HAS_ZEROS] != 0:
+            zeros = operand(row, ZEROS, arena, constants)
+            zeros += group * row[ZERO_GROUP] + tap * row[TAP_ROWS] * row[ZERO_ROW]
+            zeros += slab // splat * 4 if splat > 0 else panel * row[ZERO_PANEL] + inside
+            zero_row = row[ZERO_ROW]
+            zero_step = zero_row if block == 1 else 0
+        k = 0
+        while k < span:
+            b = k // block
+            # columns of a narrow panel, or of two, go where they belong one by one
+            count = min(longest, span - k) if whole else 1
+            at = tap * span + k
+            group_k = at // per_group
+            j = at - group_k * per_group
+            shift = j % plane * (32 // plane) + j // plane * bits
+            code = codes + group_k * code_step + b * row[CODE_GAP]
+            scale, zero = scales + b * row[SCALE_ROW], zeros + b * zero_row
+            to = out + at * width * 4 if whole else line
+            if column >= row[N]:
+                for c in range(count):
+                    store_f32x16(to + c * width * 4, splat_f32x16(np.float32(0)))
+            elif mantissa > 0 and splat > 0:
+                small_floats_splat(count, code, code_step, shift, bits, mantissa, bias, scale,
+                                   scale_step, zero, zero_step, to, width * 4)  # fmt: skip
+            elif mantissa > 0:
+                small_floats(count, code, code_step, shift, bits, mantissa, bias, scale,
+                             scale_step, zero, zero_step, to, width * 4)  # fmt: skip
+            elif splat > 0:
+                integers_splat(count, code, code_step, shift, bits, mantissa, bias, scale,
+                               scale_step, zero, zero_step, to, width * 4)  # fmt: skip
             else:
-                # columns of a narrow panel, or of two
-                store_f32x16(work, real)
+                integers(count, code, code_step, shift, bits, mantissa, bias, scale,
+                         scale_step, zero, zero_step, to, width * 4)  # fmt: skip
+            if not whole:
                 for c in range(column, min(column + SLAB, padded)):
                     here = c // nr * nr
-                    at = group * padded + here
-                    at = at * k_total + k * min(nr, padded - here) + c - here
-                    as_f32(panels0 + at * 4)[0] = as_f32(work)[c - column]
-            shift += wide
-            if shift >= 32:
-                shift += bits - 32
-                if shift >= wide:
-                    shift = 0
-                    at_code += row[CODE_STEP]
-            if left == 0:
-                at_code += row[CODE_GAP]
+                    to = (group * padded + here) * k_total + at * min(nr, padded - here) + c - here
+                    as_f32(panels0 + to * 4)[0] = as_f32(line)[c - column]
+            k += count
     return 0

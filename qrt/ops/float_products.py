@@ -20,7 +20,7 @@ from qrt.gemm.extents import GEOMETRY, rows_nbytes
 from qrt.gemm.float_pack import float_pack_kernel, pack_floats
 from qrt.gemm.pack import pack_columns
 from qrt.gemm.table import FLOAT_EPILOGUE, FLOAT_TILES, TileSpec, padded_columns, select_tile
-from qrt.gemm.unpack import LINE, SLAB, unpack_kernel
+from qrt.gemm.unpack import SLAB, WORK_NBYTES, unpack_kernel
 from qrt.ir import Deferred, Value
 from qrt.ops.product_rows import THREAD_MACS, blocking, outputs
 from qrt.ops.spec import Array, Lowering, Operand
@@ -223,7 +223,7 @@ def lower_coded_float_product(
     together = min(groups, max(together, -(-groups // CHUNKS) if part_n == n else 1))
     scratch = program.scratch(together * k * padded_columns(part_n, tile) * ITEMSIZE)
     threads = program.threads()
-    work = program.scratch(threads * LINE)
+    work = program.scratch(threads * WORK_NBYTES)
     for group in range(0, groups, together):
         count = min(together, groups - group)
         for column in range(0, n, part_n):
