@@ -285,8 +285,94 @@ def grouped() -> list[Case]:
     return made
 
 
+def sinks() -> list[Case]:
+    """Scores that take part of every softmax, and scores as an output."""
+    made = []
+    sink = normal(4)
+    for new, held in ((3, 0), (1, 5)):
+        q, k, v = normal(1, new, 32), normal(1, new, 16), normal(1, new, 16)
+        past = [normal(1, 2, held, 8) if held else None for _ in range(2)]
+        full = [oracle.heads(x, 2) if p is None else np.concatenate([p, oracle.heads(x, 2)], 2)
+                for p, x in zip(past, (k, v), strict=True)]  # fmt: skip
+        ends = [np.array([held + new - 1], np.int32), np.array(held + new, np.int32)]
+        heads = oracle.heads(q, 4)
+        for window, given, smooth, output in (
+            (0, sink, 0, 0), (2, None, 1, 0), (2, None, 0, 1), (0, sink, 0, 1), (2, sink, 0, 2),
+            (0, None, -1, 2),
+        ):  # fmt: skip
+            bias = oracle.causal(new, held + new, held, window)
+            own = np.zeros(4) if smooth == 1 else given
+            y = oracle.merged(oracle.attend(heads, *full, bias, softcap=3.0, sink=own))
+            want: list[Array | None] = [y, *full]
+            attrs = {"num_heads": 4, "kv_num_heads": 2, "softcap": 3.0, "smooth_softmax": smooth}
+            if window:
+                attrs["local_window_size"] = window
+            if output:
+                attrs["qk_output"] = output
+                raw = oracle.scores(heads, full[0], bias, softcap=3.0)
+                weights = oracle.softmax(raw, own)
+                want.append(np.where(bias == 0, raw if output == 1 else weights, 0.0))
+            inputs = [q, k, v, *past, *ends, None, None, None, None, given]
+            made.append(Case("GroupQueryAttention", inputs, want, attrs))
+    return made
+
+
+def buffers() -> list[Case]:
+    """Caches of their full length, written into from past_sequence_length on; masks of them; what
+    else the forms of attention leave out."""
+    made = []
+    attrs: dict[str, Any] = {"num_heads": 4}
+    own = normal(2, 3, 16)
+    for start, one_way in ((0, 1), (2, 0), (5, 1)):
+        caches = [normal(2, 4, 8, 4) for _ in range(2)]
+        full = [cache.copy() for cache in caches]
+        for cache in full:
+            cache[:, :, start : start + 3] = oracle.heads(own, 4)
+        places = np.arange(8)
+        last = start + (np.arange(3) if one_way else np.full(3, 2))
+        hidden = np.where(places <= last[:, None], 0.0, oracle.LOWEST)
+        seen = rng.integers(0, 2, (2, start + 3)).astype(np.int32)
+        seen[:, 0] = 1
+        wide = np.where(np.pad(seen, ((0, 0), (0, 5 - start))), 0.0, -10000.0)[:, None, None]
+        added = normal(1, 4, 3, start + 3)
+        padded = np.pad(added, ((0, 0),) * 3 + ((0, 5 - start),))
+        for mask, bias, more in (
+            (None, None, 0.0), (seen, None, wide), (None, added, padded)
+        ):  # fmt: skip
+            y = oracle.merged(oracle.attend(oracle.heads(own, 4), *full, bias=hidden + more))
+            inputs = [own, own, own, None, mask, bias, *caches, np.array([start], np.int32)]
+            own_attrs = {**attrs, "unidirectional": one_way}
+            made.append(Case("MultiHeadAttention", inputs, [y, *full], own_attrs))
+    x, w, bias = normal(2, 3, 16), normal(16, 48), normal(48)
+    real = x.astype(np.float64) @ w + bias
+    parts = [oracle.heads(p, 4) for p in np.split(real, 3, axis=-1)]
+    past = normal(2, 2, 4, 8, 4)
+    full = [past[0].astype(np.float64), past[1].astype(np.float64)]
+    for cache, new in zip(full, parts[1:], strict=True):
+        cache[:, :, 2:5] = new
+    hidden = np.where(np.arange(8) <= 2 + np.arange(3)[:, None], 0.0, oracle.LOWEST)
+    y = oracle.merged(oracle.attend(parts[0], *full, bias=hidden))
+    shares = {**attrs, "unidirectional": 1, "past_present_share_buffer": 1}
+    inputs = [x, w, bias, None, past, None, np.array([2], np.int32)]
+    made.append(Case("Attention", inputs, [y, np.stack(full)], shares))
+    y = oracle.merged(oracle.attend(*parts))
+    empty = np.zeros((2, 2, 4, 0, 4), np.float32)
+    made.append(Case("Attention", [x, w, bias, None, empty], [y, np.stack(parts[1:])], attrs))
+    angles = np.arange(3)[:, None] * 10000.0 ** -np.array([0.0])
+    turned = [oracle.rotary(p, *(np.broadcast_to(f(angles), (2, 3, 1)) for f in (np.cos, np.sin)))
+              for p in parts[:2]]  # fmt: skip
+    y = oracle.merged(oracle.attend(*turned, parts[2]))
+    rotary = {**attrs, "do_rotary": 1, "rotary_embedding_dim": 2}
+    made.append(Case("Attention", [x, w, bias], [y], rotary))
+    lengths = np.array([2, 3, 0, 3, 6, 0, 2, 5], np.int32)  # then where texts begin when packed
+    low = np.where(np.arange(3) < lengths[:2, None], 0.0, -10000.0)[:, None, None]
+    y = oracle.merged(oracle.attend(*[oracle.heads(own, 4)] * 3, bias=low))
+    made.append(Case("MultiHeadAttention", [own, own, own, None, lengths], [y], attrs))
+    return made
+
+
 FAMILIES: tuple[Callable[[], list[Case]], ...] = (
-    gelus, norms, embeddings, multi_head, attentions, rotaries, grouped,
+    gelus, norms, embeddings, multi_head, attentions, rotaries, grouped, sinks, buffers,
 )  # fmt: skip
 
 
@@ -333,8 +419,10 @@ def test_oracle_is_onnxruntime(family: Callable[[], list[Case]]) -> None:
             )
             got = session.run(None, case.feeds())
         except Exception as error:
-            # packed keys; SimplifiedLayerNormalization is in the default domain there
-            unknown = ("not implemented", "is not a registered function")
+            # packed keys; SimplifiedLayerNormalization is in the default domain there; what
+            # Attention leaves to other providers
+            unknown = ("not implemented", "is not a registered function",
+                       "Rotary embedding is not support", "past_sequence_length tensor must be")
             if any(text in str(error) for text in unknown):
                 continue
             raise
@@ -367,6 +455,35 @@ BAD: dict[str, tuple[Case, type[QrtError], str]] = {
                                      np.array([1], np.int32), np.array(2, np.int32)], [None] * 3,
              {"num_heads": 3, "kv_num_heads": 2}),
         ModelError, "3 heads cannot share 2"),
+    "length of a cache": (
+        Case("MultiHeadAttention", [normal(2, 1, 16)] * 3 + [None] * 3 + [normal(2, 4, 3, 4)] * 2
+             + [np.array([3], np.int32)], [None] * 3, {"num_heads": 4}),
+        QrtError, "out of range"),
+    "negative length": (
+        Case("MultiHeadAttention", [normal(2, 1, 16)] * 3 + [None] * 3 + [normal(2, 4, 3, 4)] * 2
+             + [np.array([-1], np.int32)], [None] * 3, {"num_heads": 4}),
+        QrtError, "out of range"),
+    "position": (
+        Case("GroupQueryAttention", [normal(1, 1, 16), normal(1, 1, 16), normal(1, 1, 16),
+                                     *[normal(1, 2, 4, 8)] * 2, np.array([4], np.int32),
+                                     np.array(3, np.int32)], [None] * 3,
+             {"num_heads": 2, "kv_num_heads": 2}),
+        QrtError, "out of range"),
+    "too many for a cache": (
+        Case("MultiHeadAttention", [normal(2, 5, 16)] * 3 + [None] * 3 + [normal(2, 4, 3, 4)] * 2
+             + [np.array([0], np.int32)], [None] * 3, {"num_heads": 4}),
+        ModelError, "5 new keys do not fit into a cache of 3"),
+    "quantized cache": (
+        Case("GroupQueryAttention", [normal(1, 2, 16), normal(1, 2, 16), normal(1, 2, 16), None,
+                                     None, np.array([1], np.int32), np.array(2, np.int32)],
+             [None] * 3, {"num_heads": 2, "kv_num_heads": 2, "k_quant_type": "PER_TENSOR"}),
+        QrtError, "k_quant_type='PER_TENSOR' is not supported"),
+    "sinks": (
+        Case("GroupQueryAttention", [normal(1, 2, 16), normal(1, 2, 16), normal(1, 2, 16), None,
+                                     None, np.array([1], np.int32), np.array(2, np.int32),
+                                     *[None] * 4, normal(3)],
+             [None] * 3, {"num_heads": 2, "kv_num_heads": 2}),
+        ModelError, r"head_sink must be \[2\]"),
     "token": (
         Case("EmbedLayerNormalization", [np.full((1, 2), 3, np.int32), None, normal(3, 4),
                                          normal(4, 4), None, normal(4), normal(4)], [None]),

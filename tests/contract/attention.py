@@ -53,17 +53,34 @@ def merged(x: Array) -> Array:
     return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
 
 
-def attend(
-    q: Array, k: Array, v: Array, bias: Array | float = 0.0, scale: float = 0.0, softcap: float = 0
+def scores(
+    q: Array, k: Array, bias: Array | float = 0.0, scale: float = 0.0, softcap: float = 0
 ) -> Array:
-    """softmax(scale q k' + bias) v on heads; fewer heads of k and v serve several of q each."""
-    k, v = (np.repeat(x, q.shape[1] // x.shape[1], axis=1) for x in (k, v))
-    scores = q.astype(np.float64) @ k.swapaxes(2, 3) * (scale or q.shape[-1] ** -0.5)
+    """scale q k', capped, + bias on heads; fewer heads of k serve several of q each."""
+    k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
+    found = q.astype(np.float64) @ k.swapaxes(2, 3) * (scale or q.shape[-1] ** -0.5)
     if softcap:
-        scores = softcap * np.tanh(scores / softcap)
-    scores = scores + bias
-    e = np.exp(scores - scores.max(-1, keepdims=True))
-    return np.asarray(e / e.sum(-1, keepdims=True) @ v)
+        found = softcap * np.tanh(found / softcap)
+    return np.asarray(found + bias)
+
+
+def softmax(x: Array, sink: Array | None = None) -> Array:
+    """Over the last axis of (batch, heads, rows, columns); `sink` (heads,) is one more score of a
+    row, whose share nobody gets."""
+    if sink is not None:
+        column = np.broadcast_to(sink.reshape(1, -1, 1, 1), (*x.shape[:3], 1))
+        return softmax(np.concatenate([x, column], -1))[..., :-1]
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return np.asarray(e / e.sum(-1, keepdims=True))
+
+
+def attend(
+    q: Array, k: Array, v: Array, bias: Array | float = 0.0, scale: float = 0.0, softcap: float = 0,
+    sink: Array | None = None,
+) -> Array:  # fmt: skip
+    """softmax(scale q k' + bias) v on heads; fewer heads of k and v serve several of q each."""
+    weights = softmax(scores(q, k, bias, scale, softcap), sink)
+    return np.asarray(weights @ np.repeat(v, q.shape[1] // v.shape[1], axis=1))
 
 
 def causal(rows: int, columns: int, before: int = 0, window: int = 0) -> Array:

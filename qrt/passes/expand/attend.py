@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrt.errors import ModelError
-from qrt.ir import Value
+from qrt.ir import Node, Value
 from qrt.passes.expand.body import Body
 from qrt.quant.affine import Array
 
@@ -73,6 +73,61 @@ def causal(rows: int, columns: int, offset: int, window: int = -1) -> Array:
     return seen & (j > i - window) if window >= 0 else seen
 
 
+def written(b: Body, past: Value, new: Heads, start: Value) -> Heads:
+    """The cache `past`, a buffer of (batch, heads, columns, size), with `new` in the places from
+    `start` (batch or 1, 1) float32 on."""
+    shape = past.static_shape
+    if len(shape) != 4 or (shape[0], shape[1], shape[3]) != (new.batch, new.heads, new.size):
+        raise ModelError(
+            f"a cache of shape {list(shape)} does not fit"
+            f" {[new.batch, new.heads, '...', new.size]}"
+        )
+    columns, texts = shape[2], start.static_shape[0]
+    if new.length > columns:
+        raise ModelError(f"{new.length} new keys do not fit into a cache of {columns}")
+    # position j holds new[j - start] where that exists, else what it held
+    places = b.constant(np.arange(columns).reshape(1, columns), np.float32)
+    offset = b("Sub", places, start)
+    least, most = b.constant(0.0), b.constant(new.length - 1, np.float32)
+    there = b("And", b("GreaterOrEqual", offset, least), b("LessOrEqual", offset, most))
+    moved = new.value
+    if new.length > 1:
+        index = b.cast(b("Clip", offset, least, most), np.int64)
+        if texts == 1:
+            moved = b("Gather", moved, b.reshape(index, (columns,)), axis=2)
+        else:
+            whole_shape = b.constant([new.batch, new.heads, columns, new.size])
+            index = b("Expand", b.reshape(index, (texts, 1, columns, 1)), whole_shape)
+            moved = b("GatherElements", moved, index, axis=2)
+    value = b("Where", b.reshape(there, (texts, 1, columns, 1)), moved, past)
+    return Heads(value, new.batch, new.heads, columns, new.size)
+
+
+def start_of(b: Body, filled: Value, batch: int, places: int) -> Value:
+    """Where new keys go in a cache: `filled` int32 or int64, one or one per text, as float32
+    (count, 1). Anything but 0 to `places` - 1 ends the run, as an index out of range does."""
+    count = batch if filled.static_shape in ((batch,), (batch, 1)) else 1
+    index = b.reshape(filled, (count, 1))
+    bad = b("Less", index, b.constant(0, filled.dtype))
+    index = b("Where", bad, b.constant(places, filled.dtype), index)
+    table = b.constant(np.arange(max(places, 0)), np.float32)
+    start = b("Gather", table, index, axis=0)
+    start.shape = (count, 1)
+    return start
+
+
+@dataclass(frozen=True)
+class Attended:
+    """The result of attention, and its scores (batch, heads, rows, columns) on the way: scaled,
+    capped, with all biases, and as weights."""
+
+    y: Heads
+    scaled: Value
+    capped: Value
+    biased: Value
+    weights: Value
+
+
 def attend(
     b: Body,
     q: Heads,
@@ -82,9 +137,10 @@ def attend(
     biases: list[Value],
     softcap: float = 0.0,
     empty_rows: bool = False,
-) -> tuple[Heads, Value]:
-    """The result, and the scores before the mask; each bias broadcasts to (batch, heads, rows,
-    columns). With `empty_rows` a row whose bias is -inf everywhere gives 0 instead of NaN."""
+    sink: Value | None = None,
+) -> Attended:
+    """Each bias broadcasts to (batch, heads, rows, columns). With `empty_rows` a row whose bias is
+    -inf everywhere gives 0 instead of NaN; `sink` (heads,) is the score of a column of value 0."""
     if k.heads != v.heads or k.length != v.length or q.size != k.size or q.heads % k.heads:
         raise ModelError(
             f"queries {[q.heads, q.size]}, keys {[k.heads, k.length, k.size]} and values"
@@ -97,26 +153,59 @@ def attend(
     scores = b("MatMul", queries, keys)
     if shared > 1:
         scores = b.reshape(scores, (q.batch, q.heads, q.length, k.length))
-    scores = b("Mul", scores, b.constant(scale))
+    scaled = capped = b("Mul", scores, b.constant(scale))
     if softcap > 0:
         limit = b.constant(softcap)
-        scores = b("Mul", b("Tanh", b("Div", scores, limit)), limit)
-    raw = scores
+        capped = b("Mul", b("Tanh", b("Div", scaled, limit)), limit)
+    biased = capped
     for bias in biases:
-        scores = b("Add", scores, bias)
+        biased = b("Add", biased, bias)
+    scores = biased
     if empty_rows and biases:
         scores = b("Max", scores, b.constant(LOWEST))
-    weights = b("Softmax", scores, axis=-1)
+    if sink is not None:
+        column = b("Expand", b.reshape(sink, (1, q.heads, 1, 1)),
+                   b.constant([q.batch, q.heads, q.length, 1]))  # fmt: skip
+        weights = b("Softmax", b.concat([scores, column], 3), axis=-1)
+        weights = b.slice(weights, 3, 0, k.length)
+    else:
+        weights = b("Softmax", scores, axis=-1)
     if empty_rows and biases:
         seen = b("ReduceMax", scores, b.constant([-1]), keepdims=1)
         there = b("Greater", seen, b.constant(LOWEST))
         weights = b("Where", there, weights, b.constant(0.0))
+    given = weights
     if shared > 1:
-        weights = b.reshape(weights, (q.batch, k.heads, shared * q.length, k.length))
-    y = b("MatMul", weights, values)
+        given = b.reshape(weights, (q.batch, k.heads, shared * q.length, k.length))
+    y = b("MatMul", given, values)
     if shared > 1:
         y = b.reshape(y, (q.batch, q.heads, q.length, v.size))
-    return Heads(y, q.batch, q.heads, q.length, v.size), raw
+    result = Heads(y, q.batch, q.heads, q.length, v.size)
+    return Attended(result, scaled, capped, biased, weights)
+
+
+def fitted(b: Body, bias: Value, columns: int) -> Value:
+    """`bias`, or a mask, with as many columns, zeros behind its own."""
+    shape = bias.static_shape
+    if shape[-1] in (1, columns):
+        return bias
+    if shape[-1] > columns:
+        y = b.slice(bias, len(shape) - 1, 0, columns)
+    else:
+        pads = [0] * (2 * len(shape) - 1) + [columns - shape[-1]]
+        y = b("Pad", bias, b.constant(pads), b.constant(0, bias.dtype))
+    y.shape, y.dtype = (*shape[:-1], columns), bias.dtype
+    return y
+
+
+def default_scale(q: Heads) -> float:
+    """1 / sqrt(size), in float32."""
+    return float(np.float32(1) / np.sqrt(np.float32(q.size)))
+
+
+def wanted(node: Node, i: int) -> bool:
+    """True when output `i` of the node is there."""
+    return len(node.outputs) > i and bool(node.outputs[i].name)
 
 
 def bias_of(b: Body, seen: Array, low: float) -> Value:

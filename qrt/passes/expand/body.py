@@ -76,7 +76,7 @@ class Body:
     def cast(self, x: Value, dtype: Any) -> Value:
         """`x` as `dtype`. Positions are counted in float32, which has kernels and is exact."""
         y = self("Cast", x, to=CODES[np.dtype(dtype).name])
-        y.shape = x.shape
+        y.shape, y.dtype = x.shape, np.dtype(dtype)
         return y
 
     def finish(self, *results: Value | None) -> list[Node]:

@@ -11,7 +11,19 @@ import numpy as np
 from qrt.errors import ModelError, UnsupportedError
 from qrt.ir import Node, Value
 from qrt.ir.attrs import AttrReader
-from qrt.passes.expand.attend import Heads, attend, masked, merged, split_heads
+from qrt.passes.expand.attend import (
+    Heads,
+    appended,
+    attend,
+    default_scale,
+    fitted,
+    masked,
+    merged,
+    split_heads,
+    start_of,
+    wanted,
+    written,
+)
 from qrt.passes.expand.body import Body
 from qrt.passes.expand.rotary import cache_rows, rotate
 
@@ -21,14 +33,13 @@ F32 = np.float32  # positions are counted in it
 
 def group_query_attention(node: Node) -> list[Node]:
     """GroupQueryAttention of float32; one length of past for all texts of a batch, or one each."""
-    attrs = AttrReader(node, ("do_rotary", "rotary_interleaved", "k_quant_type", "v_quant_type"))
+    attrs = AttrReader(node, ("do_rotary", "rotary_interleaved"))
     heads, shared = attrs.int("num_heads"), attrs.int("kv_num_heads")
     scale, softcap = attrs.float("scale", 0.0), attrs.float("softcap", 0.0)
     window = attrs.int("local_window_size", -1)
-    if attrs.int("smooth_softmax", 0) not in (0, -1) or node.input(11) is not None:
-        raise UnsupportedError("smooth_softmax and head_sink are not supported")
-    if attrs.int("qk_output", 0) or any(v.name for v in node.outputs[3:]):
-        raise UnsupportedError("the output output_qk is not supported")
+    smooth, output_qk = attrs.int("smooth_softmax", 0) > 0, attrs.int("qk_output", 0)
+    for name in ("k_quant_type", "v_quant_type"):
+        attrs.string(name, "NONE", ("NONE",))
     attrs.done()
     if heads < 1 or shared < 1 or heads % shared:
         raise ModelError(f"{heads} heads cannot share {shared} of keys and values")
@@ -41,14 +52,18 @@ def group_query_attention(node: Node) -> list[Node]:
     q, k, v = _heads(b, query, key, value, heads, shared)
     if lengths.static_shape not in ((q.batch,), (q.batch, 1)):
         raise ModelError(f"seqlens_k must be [{q.batch}], got {list(lengths.static_shape)}")
-    last = b.cast(b.reshape(lengths, (q.batch, 1)), F32)  # position of each text
     whole = int(total.data.reshape(-1)[0])
     held = 0 if past_key is None else past_key.static_shape[2]
     steps = b.constant(np.arange(q.length).reshape(1, -1), F32)
     if whole == q.length:  # the first run, whose texts may be padded to the right
         start = b.constant(np.zeros((q.batch, 1)), F32)
-    else:
-        start = b("Sub", last, b.constant(q.length - 1, F32))
+    else:  # seqlens_k are the positions of the last tokens
+        first = lengths
+        if q.length > 1:
+            moved = b("Sub", b.cast(lengths, F32), b.constant(q.length - 1, F32))
+            moved.shape = lengths.shape
+            first = b.cast(moved, np.int64)
+        start = start_of(b, first, q.batch, max(held, whole) - q.length + 1)
     positions = b("Add", start, steps)
     positions.shape = (q.batch, q.length)
     if node.attrs.get("do_rotary", 0):
@@ -66,10 +81,23 @@ def group_query_attention(node: Node) -> list[Node]:
     biases = [masked(b, seen, INF)]
     bias = node.input(10)
     if bias is not None:
-        biases.append(b.slice(bias, 3, 0, columns) if bias.static_shape[3] > columns else bias)
-    factor = scale or float(np.float32(1) / np.sqrt(np.float32(q.size)))
-    y, _ = attend(b, q, k, v, factor, biases, softcap)
-    return b.finish(merged(b, y), k.value, v.value)
+        biases.insert(0, fitted(b, bias, columns))
+    sink = node.input(11)
+    if sink is not None and sink.static_shape != (heads,):
+        raise ModelError(f"head_sink must be [{heads}], got {list(sink.static_shape)}")
+    if sink is None and smooth:
+        sink = b.constant(np.zeros(heads), F32)
+    found = attend(b, q, k, v, scale or default_scale(q), biases, softcap, sink=sink)
+    scores = None
+    if wanted(node, 3):
+        if output_qk not in (1, 2):
+            raise ModelError(f"output_qk needs a qk_output of 1 or 2, got {output_qk}")
+        scores = found.weights
+        if output_qk == 1:
+            scores = b("Where", seen, found.biased, b.constant(0.0))
+        if columns > whole:
+            scores = b.slice(scores, 3, 0, whole)
+    return b.finish(merged(b, found.y), k.value, v.value, scores)
 
 
 def _heads(
@@ -118,30 +146,15 @@ def _rotated(
 def _cached(b: Body, past: Value | None, new: Heads, start: Value, columns: int) -> Heads:
     """(batch, heads, columns, size): the cache with `new` from each text's `start` on."""
     held = 0 if past is None else past.static_shape[2]
-    full = Heads(new.value, new.batch, new.heads, columns, new.size)
     if past is None or held == 0:
         if new.length == columns:
-            return full
+            return Heads(new.value, new.batch, new.heads, columns, new.size)
         raise ModelError(f"{new.length} new keys and no cache are not {columns}")
     if held + new.length == columns and new.batch == 1:
-        value = b.concat([past, new.value], 2)
-        return Heads(value, new.batch, new.heads, columns, new.size)
-    # position j holds new[j - start] where that exists, else what it held
-    places = b.constant(np.arange(columns).reshape(1, columns), F32)
-    offset = b("Sub", places, start)
-    least, most = b.constant(0.0), b.constant(new.length - 1, F32)
-    there = b("And", b("GreaterOrEqual", offset, least), b("LessOrEqual", offset, most))
-    moved = new.value
-    if new.length > 1:
-        index = b.cast(b("Clip", offset, least, most), np.int64)
-        if new.batch == 1:
-            moved = b("Gather", moved, b.reshape(index, (columns,)), axis=2)
-        else:
-            shape = b.constant([new.batch, new.heads, columns, new.size])
-            index = b("Expand", b.reshape(index, (new.batch, 1, columns, 1)), shape)
-            moved = b("GatherElements", moved, index, axis=2)
+        return appended(b, past, new)
     if held < columns:
         pads = b.constant([0, 0, 0, 0, 0, 0, columns - held, 0])
+        shape = past.static_shape
         past = b("Pad", past, pads, b.constant(0.0))
-    value = b("Where", b.reshape(there, (new.batch, 1, columns, 1)), moved, past)
-    return Heads(value, new.batch, new.heads, columns, new.size)
+        past.shape = (*shape[:2], columns, *shape[3:])
+    return written(b, past, new, start)

@@ -12,7 +12,7 @@ from qrt.passes.expand.attend import (
     appended,
     attend,
     bias_of,
-    causal,
+    default_scale,
     masked,
     merged,
     split_heads,
@@ -24,27 +24,26 @@ INF = float("-inf")
 
 
 def onnx_attention(node: Node) -> list[Node]:
-    """The node itself where it asks for what is left to ONNX's reference: other types, its scores
-    as an output, windows (opset 25), a cache whose filling is data."""
+    """The node itself where it is of other types, which are left to ONNX's reference."""
     inputs = [node.input(i) for i in range(7)]
     q, k, v, mask, past_key, past_value, filled = inputs
-    scores = len(node.outputs) > 3 and node.outputs[3].name
     floats = all(x is None or x.dtype == np.float32 for x in (q, k, v, past_key, past_value))
     plain = mask is None or mask.dtype in (np.float32, np.bool_)
-    windows = any(node.attrs.get(f"{side}_window_size", -1) >= 0 for side in ("left", "right"))
-    if not floats or not plain or scores or filled is not None or windows:
+    if not floats or not plain:
         return [node]
     assert q is not None and k is not None and v is not None
-    attrs = AttrReader(
-        node, ("softmax_precision", "qk_matmul_output_mode", "left_window_size",
-               "right_window_size")
-    )  # fmt: skip
+    attrs = AttrReader(node, ("softmax_precision",))
     scale, softcap = attrs.float("scale", 0.0), attrs.float("softcap", 0.0)
-    one_way = attrs.bool("is_causal", False)
+    one_way, mode = attrs.bool("is_causal", False), attrs.int("qk_matmul_output_mode", 0)
+    left, right = (attrs.int(f"{side}_window_size", -1) for side in ("left", "right"))
     q_heads, k_heads = attrs.int("q_num_heads", 0), attrs.int("kv_num_heads", 0)
     attrs.done()
     if (past_key is None) != (past_value is None):
         raise ModelError("past_key and past_value must be given together")
+    if filled is not None and past_key is not None:
+        raise ModelError("nonpad_kv_seqlen and past_key cannot be given together")
+    if not 0 <= mode <= 3:
+        raise ModelError(f"qk_matmul_output_mode must be 0 to 3, got {mode}")
     b = Body(node)
     flat = len(q.static_shape) == 3
     if flat:
@@ -59,15 +58,39 @@ def onnx_attention(node: Node) -> list[Node]:
     biases = []
     if mask is not None:
         biases.append(_mask(b, mask, key.length))
-    if one_way:
-        biases.append(bias_of(b, causal(query.length, key.length, before), INF))
-    factor = scale or float(np.float32(1) / np.sqrt(np.float32(query.size)))
-    y, _ = attend(b, query, key, value, factor, biases, softcap, empty_rows=True)
-    return b.finish(merged(b, y) if flat else y.value, _of(key), _of(value))
+    if one_way:  # a window that ends with the query
+        right = 0
+    if filled is not None:
+        biases.append(_filled(b, filled, query, key, left, right))
+    elif left >= 0 or right >= 0:
+        gap = np.arange(query.length)[:, None] + before - np.arange(key.length)
+        seen = (gap <= left) | (left < 0)
+        biases.append(bias_of(b, seen & ((-gap <= right) | (right < 0)), INF))
+    found = attend(
+        b, query, key, value, scale or default_scale(query), biases, softcap, empty_rows=True
+    )
+    scores = (found.scaled, found.capped, found.biased, found.weights)[mode]
+    y = merged(b, found.y) if flat else found.y.value
+    return b.finish(y, key.value, value.value, scores)
 
 
-def _of(heads: Heads) -> Value:
-    return heads.value
+def _filled(b: Body, filled: Value, q: Heads, k: Heads, left: int, right: int) -> Value:
+    """The bias that hides keys behind the first `filled` (batch,) of each text, and those outside
+    of windows around the queries, which are the last of these."""
+    if filled.static_shape != (q.batch,):
+        raise ModelError(f"nonpad_kv_seqlen must be [{q.batch}], got {list(filled.static_shape)}")
+    count = b.reshape(b.cast(filled, np.float32), (q.batch, 1, 1, 1))
+    places = b.constant(np.arange(k.length).reshape(1, 1, 1, -1), np.float32)
+    steps = b.constant(np.arange(q.length).reshape(1, 1, -1, 1) - q.length, np.float32)
+    seen = b("Less", places, count)
+    position = b("Add", count, steps)
+    if right >= 0:
+        last = b("Add", position, b.constant(right, np.float32))
+        seen = b("And", seen, b("LessOrEqual", places, last))
+    if left >= 0:
+        first = b("Sub", position, b.constant(left, np.float32))
+        seen = b("And", seen, b("GreaterOrEqual", places, first))
+    return masked(b, seen, INF)
 
 
 def _mask(b: Body, mask: Value, columns: int) -> Value:
