@@ -79,22 +79,34 @@ def resnet50(seed: int = 0, per_tensor: bool = False) -> ModelProto:
     return _resnet(b, bottleneck, (3, 4, 6, 3))
 
 
-def resnet18(seed: int = 0, per_tensor: bool = False) -> ModelProto:
-    """ResNet-18 (He et al. 2015)."""
-    b = QdqBuilder("resnet18", seed=seed, per_tensor=per_tensor)
+def resnet18(
+    seed: int = 0,
+    per_tensor: bool = False,
+    *,
+    size: int = 224,
+    builder: type[QdqBuilder] = QdqBuilder,
+) -> ModelProto:
+    """ResNet-18 (He et al. 2015), of images with `size` pixels a side."""
+    b = builder("resnet18", seed=seed, per_tensor=per_tensor)
 
     def basic(x: Tensor, width: int, stride: int) -> Tensor:
         y = b.conv(x, width, 3, stride, act="Relu")
         y = b.conv(y, width, 3)
         return b.add(y, _shortcut(b, x, y, stride), act="Relu")
 
-    return _resnet(b, basic, (2, 2, 2, 2))
+    return _resnet(b, basic, (2, 2, 2, 2), size)
 
 
-def mobilenet_v2(seed: int = 0, per_tensor: bool = False) -> ModelProto:
-    """MobileNetV2 at width 1.0 (Sandler et al. 2018, table 2)."""
-    b = QdqBuilder("mobilenet_v2", seed=seed, per_tensor=per_tensor)
-    x = b.conv(b.input(INPUT_SHAPES[b.name]), 32, 3, 2, act="Relu6")
+def mobilenet_v2(
+    seed: int = 0,
+    per_tensor: bool = False,
+    *,
+    size: int = 224,
+    builder: type[QdqBuilder] = QdqBuilder,
+) -> ModelProto:
+    """MobileNetV2 at width 1.0 (Sandler et al. 2018, table 2), images of `size` pixels a side."""
+    b = builder("mobilenet_v2", seed=seed, per_tensor=per_tensor)
+    x = b.conv(b.input((1, 3, size, size)), 32, 3, 2, act="Relu6")
     for expansion, channels, repeats, first_stride in (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -271,9 +283,12 @@ def _shortcut(b: QdqBuilder, x: Tensor, y: Tensor, stride: int) -> Tensor:
 
 
 def _resnet(
-    b: QdqBuilder, block: Callable[[Tensor, int, int], Tensor], repeats: tuple[int, ...]
+    b: QdqBuilder,
+    block: Callable[[Tensor, int, int], Tensor],
+    repeats: tuple[int, ...],
+    size: int = 224,
 ) -> ModelProto:
-    x = b.conv(b.input(INPUT_SHAPES[b.name]), 64, 7, 2, act="Relu")
+    x = b.conv(b.input((1, 3, size, size)), 64, 7, 2, act="Relu")
     x = b.max_pool(x, 3, 2)
     for stage, count in enumerate(repeats):
         for i in range(count):

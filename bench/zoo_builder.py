@@ -145,7 +145,9 @@ class QdqBuilder:
 
     def add(self, a: Tensor, b: Tensor, act: str = "") -> Tensor:
         """Add Add, with a folded `act`."""
-        return self._operator("Add", [a, b], np.clip(a.sample + b.sample, *FOLDED[act]))
+        name = self._fresh("Add")
+        self._node("Add", [a.name, b.name], [name], {}, name)
+        return self._clamped(name, a.sample + b.sample, act)
 
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
         """Add Mul; shapes broadcast."""
@@ -227,7 +229,7 @@ class QdqBuilder:
         b_name = self._bias(f"{name}_bias", bias, x.qparams.scale * w_scale)
         self._node(op, [x.name, w_name, b_name], [name], attrs, name)
         if act in FOLDED:
-            return self._quantized(name, np.clip(y, *FOLDED[act]))
+            return self._clamped(name, y, act)
         return self.activate(self._quantized(name, y), act)
 
     def _operator(
@@ -242,6 +244,10 @@ class QdqBuilder:
         name = self._fresh(op)
         self._node(op, [x.name for x in xs], [name], attrs or {}, name)
         return self._quantized(name, y, qparams)
+
+    def _clamped(self, name: str, y: FloatArray, act: str) -> Tensor:
+        """Quantize `name`, whose real values are `y`, with an `act` that the integers' range is."""
+        return self._quantized(name, np.clip(y, *FOLDED[act]))
 
     def _quantized(
         self, name: str, sample: FloatArray, qparams: StoredQParams | None = None
