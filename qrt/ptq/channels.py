@@ -38,6 +38,14 @@ class Part:
         found: Array = array.reshape(self.shape).max(axis=others, initial=0).reshape(-1)
         return found
 
+    def rows(self, draft: Draft) -> Array:
+        """Channels first: float64 (channels, rest)."""
+        array = self.array(draft).reshape(self.shape).astype(np.float64)
+        own = [i for i, size in enumerate(self.along) if size > 1]
+        moved = np.moveaxis(array, own, range(len(own)))
+        found: Array = moved.reshape(int(np.prod(self.along)), -1)
+        return found
+
     def scale(self, draft: Draft, factors: Array) -> None:
         """Multiply each channel by its factor."""
         array = self.array(draft)

@@ -67,7 +67,8 @@ class QuantConfig:
     mean on these data (Nagel et al. 2019, section 4.2); "learned" learns the bias as well.
 
     `equalize` first scales channels of the float model, so that those which share a grid have the
-    same range (equalize.py).
+    same range (equalize.py). `smooth`, 0 to 1, narrows wide channels of what linear products read
+    by that much and widens their weights by the rest (SmoothQuant, smooth.py).
     """
 
     activations: Grid = ACTIVATIONS
@@ -81,12 +82,15 @@ class QuantConfig:
     rounding: str = "nearest"
     bias_correction: bool = False
     equalize: bool = False
+    smooth: float | None = None
 
     def __post_init__(self) -> None:
         if self.rounding not in ROUNDINGS:
             raise QuantizationError(
                 f"rounding is one of {', '.join(ROUNDINGS)}, got {self.rounding!r}"
             )
+        if self.smooth is not None and not 0 <= self.smooth <= 1:
+            raise QuantizationError(f"smooth lies between 0 and 1, got {self.smooth}")
 
     def rule(self, op: str, name: str) -> Rule:
         """What holds for a node."""

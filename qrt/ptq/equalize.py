@@ -73,7 +73,7 @@ def _obstacle(
         return "no product writes it" if region.readers else "no product reads it"
     if any(node.input[0] not in ranges for node in region.clips):
         return "a Clip, and no data to say which channels reach its bound"
-    shared = any(_is_shared(part, config) for part in region.writers)
+    shared = any(shares_grid(part, config) for part in region.writers)
     if not shared and not any(name in ranges for name in region.tensors):
         return "its channels share no grid"
     return ""
@@ -86,8 +86,8 @@ class _Equalizer:
         self, draft: Draft, region: Region, config: QuantConfig, ranges: Mapping[str, Range]
     ) -> None:
         self.draft, self.region = draft, region
-        self.writers = [part for part in region.writers if _is_shared(part, config)]
-        self.shared_readers = [_is_shared(part, config) for part in region.readers]
+        self.writers = [part for part in region.writers if shares_grid(part, config)]
+        self.shared_readers = [shares_grid(part, config) for part in region.readers]
         clamped = {n.input[0] for n in draft.nodes if n.op_type in CLAMPS}
         self.widths = [
             ranges[name][1] - ranges[name][0]
@@ -136,7 +136,7 @@ class _Equalizer:
         return found
 
 
-def _is_shared(part: Part, config: QuantConfig) -> bool:
+def shares_grid(part: Part, config: QuantConfig) -> bool:
     """True where all output channels of a product's weights have one grid."""
     grid = config.rule(part.node.op_type, part.node.name).weights or config.weights
     return grid.granularity == "per_tensor"

@@ -29,6 +29,7 @@ from qrt.ptq.product import clamp_behind
 from qrt.ptq.qoperator import check_form, in_form
 from qrt.ptq.rows import Rows, RowSource
 from qrt.ptq.samples import Samples
+from qrt.ptq.smooth import smooth_by_data
 from qrt.ptq.static_weights import quantize_product
 from qrt.quant.affine import quantize
 from qrt.quant.choose import choose_qparams, qparams_of_ranges
@@ -56,9 +57,12 @@ def quantize_static(
     draft = prepare(model)
     draft.need_opset(needed_opset(chosen))
     needs_rows = chosen.bias_correction or chosen.rounding != "nearest"
-    samples = Samples(data, draft.inputs, keep=needs_rows or chosen.equalize)
+    smooths = chosen.smooth is not None
+    samples = Samples(data, draft.inputs, keep=needs_rows or chosen.equalize or smooths)
     if chosen.equalize:
         equalize_by_data(draft, chosen, samples, runner)
+    if smooths:
+        smooth_by_data(draft, chosen, samples, runner)
     plan = make_plan(draft, chosen)
     observers = observe(draft, plan.observers(), samples, runner, progress)
     rows = None

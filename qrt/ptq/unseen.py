@@ -34,6 +34,8 @@ def quantize_unseen(
     chosen = config_of(config)
     if chosen.rounding != "nearest":
         raise QuantizationError(f"rounding {chosen.rounding!r} needs calibration data")
+    if chosen.smooth is not None:
+        raise QuantizationError("smooth needs calibration data")
     draft = prepare(model)
     draft.need_opset(needed_opset(chosen))
     if chosen.equalize:
