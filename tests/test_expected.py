@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from cli_harness import qrt_command
 from onnx.reference import ReferenceEvaluator
 
 import qrt
@@ -112,6 +114,17 @@ def test_bias_correction_without_data() -> None:
         return float(np.abs((got - want).mean(axis=0)).mean())
 
     assert shift(True) < 0.6 * shift(False)
+
+
+def test_without_data_from_the_command_line(told: onnx.ModelProto, tmp_path: Path) -> None:
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    onnx.save(told, before)
+    options = ("--input-range", "0", "1", "--equalize", "--bias-correction")
+    done = qrt_command("quantize", before, *options, "-o", after)
+    assert done.code == 0, done.err
+    assert _top1(onnx.load(after)) >= _top1(told) - 0.01
+    wrong = qrt_command("quantize", before, *options, "--recipe", "float16", "-o", after)
+    assert "--input-range is for calibrated recipes" in wrong.message
 
 
 def test_what_is_not_known_is_said(told: onnx.ModelProto) -> None:

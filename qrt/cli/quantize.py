@@ -6,6 +6,7 @@ import argparse
 import sys
 import warnings
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import qrt
 from qrt.api.progress import CalibrationLine
@@ -17,8 +18,11 @@ from qrt.cli.screen import facts, one_line, show, show_json
 from qrt.errors import InputError
 from qrt.files import whole_file
 
+if TYPE_CHECKING:
+    from qrt.ptq.expected import InputRanges
+
 # options that count where they are given: each recipe says which it has
-OPTIONS = ("form", "bits", "block_size", "method", "backend")
+OPTIONS = ("form", "bits", "block_size", "method", *target.CHANGES)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +52,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", help="engine that shall run it in integers, where calibrated (default qrt)"
     )
+    parser.add_argument(
+        "--equalize",
+        action="store_const",
+        const=True,
+        help="where calibrated: first bring channels that share a grid to the same range",
+    )
+    parser.add_argument(
+        "--smooth",
+        type=float,
+        metavar="ALPHA",
+        help="where calibrated: move wide channels of what MatMul and Gemm read into their weights,"
+        " by so much (0 to 1; 0.5 is usual)",
+    )
+    parser.add_argument(
+        "--bias-correction",
+        action="store_const",
+        const=True,
+        help="where calibrated: take from biases what quantization adds to means",
+    )
+    parser.add_argument(
+        "--input-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="in place of --data, where calibrated: what inputs reach; all else is told by"
+        " BatchNormalization",
+    )
     target.add_options(parser)
 
 
@@ -55,7 +86,10 @@ def run(args: argparse.Namespace) -> int:
     """Quantize, write, and say what became of the bytes."""
     from qrt.ptq.sizes import model_size  # imports onnx, which --help does not need
 
-    data = samples(args)
+    data: Any = samples(args)
+    count = None if data is None else len(data)
+    if args.input_range is not None:
+        data = _unseen(args)
     if data is None and RECIPES[args.recipe].data == NEEDED:
         raise InputError(f"--recipe {args.recipe} needs --data: samples to see ranges on")
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
@@ -65,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         if args.target_drop is not None:
             made, report = target.quantize(args, data)
         else:
-            with CalibrationLine(None if data is None else len(data)) as progress:
+            with CalibrationLine(count) as progress:
                 made = qrt.quantize(args.model, args.recipe, data, progress=progress, **options)
     for note in notes:
         print(f"qrt quantize: {one_line(str(note.message))}", file=sys.stderr)
@@ -99,6 +133,16 @@ def run(args: argparse.Namespace) -> int:
         )
     )
     return 0
+
+
+def _unseen(args: argparse.Namespace) -> InputRanges:
+    """What --input-range says. Raises InputError where it does not belong."""
+    from qrt.ptq.expected import InputRanges  # imports onnx, which --help does not need
+
+    if args.data is not None or RECIPES[args.recipe].data != NEEDED:
+        raise InputError("--input-range is for calibrated recipes, in place of --data")
+    low, high = args.input_range
+    return InputRanges((low, high))
 
 
 COMMAND = Command(

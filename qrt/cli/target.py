@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from qrt.ptq.target import TargetReport
 
 
+# options that are fields of the recipe's config
+CHANGES = ("backend", "equalize", "smooth", "bias_correction")
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The drop, and what the score is of."""
     parser.add_argument(
@@ -45,7 +49,9 @@ def quantize(args: argparse.Namespace, data: Any) -> tuple[onnx.ModelProto, Targ
         raise InputError("--target-drop needs --labels: samples with classes to score models on")
     if args.form not in (None, "qdq"):
         raise InputError("--target-drop writes --form qdq only")
-    changes = {} if args.backend is None else {"backend": args.backend}
+    if args.input_range is not None:
+        raise InputError("--target-drop needs --data")
+    changes = {name: getattr(args, name) for name in CHANGES if getattr(args, name) is not None}
     return qrt.quantize_to_target(
         args.model, data, args.target_drop / 100, labels=read_labelled(args.labels),
         config=config_of(args.recipe, **changes), progress=_tell,

@@ -33,9 +33,20 @@ PASSING = (
 
 @dataclass(frozen=True)
 class InputRanges:
-    """In place of calibration data: (lowest, highest) value of each input of the model."""
+    """In place of calibration data: (lowest, highest) value of each input of the model, by name, or
+    of all."""
 
-    ranges: Mapping[str, tuple[float, float]]
+    ranges: Mapping[str, tuple[float, float]] | tuple[float, float]
+
+    def of(self, name: str) -> tuple[float, float]:
+        """The range of one input. Raises InputError when it has none."""
+        given = self.ranges.get(name) if isinstance(self.ranges, Mapping) else self.ranges
+        if given is None:
+            raise InputError(f"without calibration data, input '{name}' needs a range")
+        low, high = (float(end) for end in given)
+        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+            raise InputError(f"the range of input '{name}' is no range: {low:g} to {high:g}")
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -74,11 +85,7 @@ def expect(draft: Draft, given: InputRanges) -> dict[str, Expected]:
     """
     found: dict[str, Expected] = {}
     for value in draft.inputs:
-        if value.name not in given.ranges:
-            raise InputError(f"without calibration data, input '{value.name}' needs a range")
-        low, high = (np.array([float(end)]) for end in given.ranges[value.name])
-        if not (np.isfinite(low) & np.isfinite(high) & (low <= high)).all():
-            raise InputError(f"the range of input '{value.name}' is no range")
+        low, high = (np.array([end]) for end in given.of(value.name))
         # as if all values between were equally likely
         found[value.name] = Expected(low + (high - low) * _SHARES[None], low, high)
     for node in draft.nodes:
