@@ -14,6 +14,7 @@ from onnx import helper
 
 import qrt
 from qrt.errors import ModelError, QrtError
+from qrt.ops import matmul_nbits
 from tests.contract import attention as oracle
 from tests.graphs.draw import Array
 from tests.sessions import THREADS, Cases, differences, feature_levels, named, run
@@ -497,3 +498,42 @@ def test_what_is_refused(name: str) -> None:
     with pytest.raises(error, match=message) as raised:
         qrt.load(case.model()).run(None, case.feeds())
     assert case.op in str(raised.value) or name == "token"
+
+
+def test_steps_of_a_cache_share_packed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """total_sequence_length as an input: passes that need no shapes run once, and weights are
+    packed once, however long the cache gets."""
+    packed = np.zeros((32, 1, 16), np.uint8)
+    nodes = [
+        helper.make_node("MatMulNBits", ["x", "w", "s"], ["q"], "product", domain="com.microsoft",
+                         K=32, N=32, block_size=32),
+        helper.make_node("GroupQueryAttention", ["q", "q", "q", "k", "v", "last", "total"],
+                         ["y", "k2", "v2"], domain="com.microsoft", num_heads=2, kv_num_heads=2),
+    ]  # fmt: skip
+    floats, ints = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
+    ends = [(name, floats, [1, 2, "past", 16]) for name in ("k", "v")]
+    ends += [("x", floats, [1, 1, 32]), ("last", ints, [1]), ("total", ints, [])]
+    graph = helper.make_graph(
+        nodes, "steps", [helper.make_tensor_value_info(*end) for end in ends],
+        [onnx.ValueInfoProto(name=name) for name in ("y", "k2", "v2")],
+        [onnx.numpy_helper.from_array(packed, "w"),
+         onnx.numpy_helper.from_array(np.ones(32, np.float32), "s")],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    session = qrt.load(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    calls = []
+    pack = matmul_nbits.pack_nbits
+    monkeypatch.setattr(
+        matmul_nbits, "pack_nbits", lambda *given: calls.append(given) or pack(*given)
+    )
+    x, cache = normal(1, 1, 32), normal(1, 2, 8, 16)
+    fresh = (x.sum(-1, keepdims=True) * -8).repeat(32, -1)  # codes of 0 stand for -8
+    for past in (3, 4, 5):
+        feeds = {"x": x, "k": cache[:, :, :past], "v": cache[:, :, :past]}
+        feeds["last"], feeds["total"] = np.array([past], np.int32), np.array(past + 1, np.int32)
+        y, k, _ = session.run(None, feeds)
+        full = np.concatenate([cache[:, :, :past], oracle.heads(fresh, 2)], 2)
+        assert not _apart(k, full)
+        want = oracle.merged(oracle.attend(oracle.heads(fresh, 2), full, full))
+        assert not _apart(y, want)
+    assert len(calls) == 1, "weights are packed for every length"

@@ -30,7 +30,7 @@ class ModelRecipe:
 
     `fixed_inputs` are inputs whose values must be known before rows can be made (scales, zero
     points, weights, shapes given as inputs, as in ONNX's own tests); a model that has some is
-    optimized per value.
+    optimized per value, but for those that only the passes over shapes read (`late_inputs`).
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class ModelRecipe:
         self._passes = passes
         self._features = features
         self.fixed_inputs = frozenset(passes.specialised_inputs(loaded) if fixed is None else fixed)
-        self.graph = loaded if self.fixed_inputs else passes.optimize(loaded, features)
+        self._late = passes.late_inputs(loaded, self.fixed_inputs) == self.fixed_inputs
+        self.graph = passes.optimize(loaded, features) if self._late else loaded
 
     def specialize(
         self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Array]
@@ -49,8 +50,9 @@ class ModelRecipe:
         """See `Recipe`."""
         graph = self.graph
         if self.fixed_inputs:
-            bound = self._passes.bind_values(graph, values)
-            graph = self._passes.optimize(bound, self._features)
+            graph = self._passes.bind_values(graph, values)
+        if not self._late:
+            graph = self._passes.optimize(graph, self._features)
         return self._passes.specialize(graph, shapes)
 
 

@@ -28,6 +28,8 @@ class Value:
     data: np.ndarray[Any, Any] | None = None
     layout: tuple[int, ...] | None = None
     container: str = ""
+    # the shape that `static_shape` has looked at: it is asked for a thousand times per program
+    _static: tuple[int, ...] | None = field(default=None, init=False, repr=False)
 
     @property
     def is_numeric(self) -> bool:
@@ -51,8 +53,12 @@ class Value:
     @property
     def static_shape(self) -> tuple[int, ...]:
         """The shape as integers; only after shapes are bound."""
-        assert self.shape is not None and all(isinstance(d, int) for d in self.shape), self
-        return tuple(int(d) for d in self.shape)  # type: ignore[arg-type]
+        static = self._static
+        if static is None or static is not self.shape:
+            assert self.shape is not None and all(isinstance(d, int) for d in self.shape), self
+            static = tuple(int(d) for d in self.shape)  # type: ignore[arg-type]
+            self._static = self.shape = static
+        return static
 
     @property
     def physical_shape(self) -> tuple[int, ...]:

@@ -38,10 +38,10 @@ from qrt.passes.stages import (
     plan_stages,
     prepare_stages,
 )
-from qrt.passes.values import specialised_inputs
+from qrt.passes.values import late_inputs, specialised_inputs
 
 __all__ = [
-    "Learned", "SingleNode", "TensorStage", "bind_values", "optimize", "plan_stages",
+    "Learned", "SingleNode", "TensorStage", "bind_values", "late_inputs", "optimize", "plan_stages",
     "prepare_stages", "specialised_inputs", "specialize",
 ]  # fmt: skip
 

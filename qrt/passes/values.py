@@ -103,6 +103,10 @@ SHAPED: dict[tuple[str, str], tuple[int, ...]] = {
     ("", "Unsqueeze"): (1,),
     ("", "Upsample"): (1,),
 }
+# (domain, op) -> input positions that only `specialize` reads: values that pass through `optimize`
+LATE: dict[tuple[str, str], tuple[int, ...]] = {
+    ("com.microsoft", "GroupQueryAttention"): (6,),
+}
 OPEN = ("Shape", "Size")  # of the elements of their input they read none
 # what parameters are computed with; a program per value of their inputs is as good as one per value
 ARITHMETIC = (
@@ -202,3 +206,14 @@ def _wanted(node: Node) -> list[Value | None]:
     if node.op == "QLinearConcat":
         return [v for i, v in enumerate(node.inputs) if i < 2 or i % 3 != 2]
     return [node.input(i) for i in POSITIONS.get((node.domain, node.op), ())]
+
+
+def late_inputs(graph: Graph, fixed: Iterable[str]) -> frozenset[str]:
+    """Those of the inputs `fixed` by value that may be bound after `optimize`."""
+    left = set(fixed) - {value.name for value in graph.outputs}
+    for node in graph.nodes:
+        late = LATE.get((node.domain, node.op), ())
+        for i, value in enumerate(node.inputs):
+            if value is not None and i not in late:
+                left.discard(value.name)
+    return frozenset(left)
