@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ def whole_file(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[Bina
     It lies beside `path` until then. `mode` is less what the umask takes. Raises OSError.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        # a folder, or a device that a file would take the place of
+        raise FileExistsError(errno.EEXIST, "is there and no file", str(path))
     beside = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.tmp")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

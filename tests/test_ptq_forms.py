@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import numpy_helper, parser
 
 import qrt
 from qrt.errors import QuantizationError
-from qrt.ptq.config import QuantConfig
+from qrt.ptq.config import PRESETS, Grid, QuantConfig
 from qrt.ptq.qoperator import TARGETS
 
 Array = np.ndarray[Any, Any]
@@ -76,8 +77,9 @@ def operators(model: onnx.ModelProto) -> set[str]:
 
 @pytest.mark.parametrize("preset", ["static", "arm"])
 def test_qoperator_form_of_a_classifier(preset: str) -> None:
-    qdq = qrt.quantize_static(FLOAT, X[:40], preset)
-    made = qrt.quantize_static(FLOAT, X[:40], preset, form="qoperator")
+    config = replace(PRESETS[preset], rounding="nearest", bias_correction=False)
+    qdq = qrt.quantize_static(FLOAT, X[:40], config)
+    made = qrt.quantize_static(FLOAT, X[:40], config, form="qoperator")
     onnx.checker.check_model(made, full_check=True)
     assert {"QLinearConv", "QLinearAdd", "QLinearGlobalAveragePool", "QGemm"} <= operators(made)
     assert not {"Conv", "Add", "Gemm", "Relu", "DequantizeLinear"} & operators(made)
@@ -91,9 +93,9 @@ def test_qoperator_form_of_a_classifier(preset: str) -> None:
 @pytest.mark.parametrize("signed", [False, True])
 def test_qoperator_form_of_every_operator(signed: bool) -> None:
     model = many_operators()
-    preset = "arm" if signed else "static"
+    grid = Grid(signed=signed, symmetric=signed)
     x = np.random.default_rng(1).standard_normal((20, 4, 8, 8)).astype(np.float32)
-    made = qrt.quantize_static(model, x, preset, form="qoperator")
+    made = qrt.quantize_static(model, x, QuantConfig(activations=grid), form="qoperator")
     onnx.checker.check_model(made, full_check=True)
     found = operators(made)
     assert {name for op, (_, name) in TARGETS.items() if op != "Gemm"} <= found

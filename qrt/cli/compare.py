@@ -9,6 +9,7 @@ from pathlib import Path
 from qrt.api.quantization import run_float
 from qrt.cli.command import Command
 from qrt.cli.options import add_samples, count_from, samples
+from qrt.cli.outputs import check_output
 from qrt.cli.screen import show, show_json
 from qrt.files import whole_file
 
@@ -26,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the layers of least local SQNR first."""
     from qrt.ptq.compare import compare_models  # imports onnx, which --help does not need
 
+    if args.html:
+        check_output(args.html)
     found = compare_models(args.first, args.second, samples(args), run_float)
     if args.html:
         title = f"{Path(args.second).name} against {Path(args.first).name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -89,6 +90,18 @@ def flat_outputs(names: Sequence[str], values: Sequence[Any]) -> tuple[list[str]
         elif value is not None:
             flat.append((name, value))
     return [name for name, _ in flat], [array for _, array in flat]
+
+
+def check_output(path: str) -> None:
+    """Raise QrtError where no file can be written, before any work is done for it."""
+    place = Path(path)
+    folder = place.parent
+    if not folder.is_dir():
+        raise QrtError(f"'{path}' cannot be written: there is no folder '{folder}'; make it first")
+    if place.exists() and not place.is_file():
+        raise QrtError(f"'{path}' cannot be written: it is there, and no file")
+    if not os.access(folder, os.W_OK):
+        raise QrtError(f"'{path}' cannot be written: folder '{folder}' allows no new files")
 
 
 def write_outputs(folder: Path, names: Sequence[str], arrays: Sequence[Array]) -> list[Path]:

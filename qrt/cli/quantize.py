@@ -14,6 +14,7 @@ from qrt.api.recipes import NEEDED, RECIPES
 from qrt.cli import target
 from qrt.cli.command import Command
 from qrt.cli.options import add_model, add_samples, samples
+from qrt.cli.outputs import check_output
 from qrt.cli.screen import facts, one_line, show, show_json
 from qrt.errors import InputError
 from qrt.files import whole_file
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """Quantize, write, and say what became of the bytes."""
     from qrt.ptq.sizes import model_size  # imports onnx, which --help does not need
 
+    check_output(args.output)
     data: Any = samples(args)
     count = None if data is None else len(data)
     if args.input_range is not None:

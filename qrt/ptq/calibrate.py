@@ -30,22 +30,34 @@ def observe(
     Raises InputError when there is no data, QuantizationError, naming the tensor, when a value is
     not finite.
     """
-    names = list(kinds)
+    names, inputs = list(kinds), {value.name for value in draft.inputs}
     run = runner(with_outputs(draft, names))
     observers = {name: OBSERVERS[kind]() for name, kind in kinds.items()}
     count = 0
+    constants: dict[str, float | None] = {}  # the value of inputs that had one only
     for feed in feeds:
+        for name, x in feed.items():
+            same = x.size and bool((x == x.flat[0]).all())
+            value = constants.get(name, x.flat[0]) if same else None
+            constants[name] = value if same and value == x.flat[0] else None
         for name, array in zip(names, run(feed), strict=True):
             try:
                 observers[name].update(np.asarray(array))
             except QuantizationError as error:
+                cause = "leave such samples out" if name in inputs else "the float model overflows"
                 raise QuantizationError(
-                    f"tensor '{name}' in run {count} of the calibration data: {error}"
+                    f"tensor '{name}' in run {count} of the calibration data: {error}; {cause}"
                 ) from None
         count += 1
         progress(count)
     if not count:
         raise InputError("the calibration data are empty: give at least one sample")
+    if constants.keys() == inputs and None not in constants.values():
+        name, value = next(iter(constants.items()))
+        raise InputError(
+            f"input '{name}' is {value:g} everywhere in the calibration data: give samples as the"
+            " model will see them"
+        )
     return observers
 
 

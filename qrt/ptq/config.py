@@ -26,14 +26,14 @@ class Grid:
     observer: str = "minmax"
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 16:
-            raise QuantizationError(f"bits must be 2 to 16, got {self.bits}")
+        if type(self.bits) is not int or not 2 <= self.bits <= 16:
+            raise QuantizationError(f"bits must be 2 to 16, got {self.bits!r}")
         if self.granularity not in GRANULARITIES:
             raise QuantizationError(
                 f"granularity is one of {', '.join(GRANULARITIES)}, got {self.granularity!r}"
             )
-        if self.block_size < 1:
-            raise QuantizationError(f"block_size must be at least 1, got {self.block_size}")
+        if type(self.block_size) is not int or self.block_size < 1:
+            raise QuantizationError(f"block_size must be at least 1, got {self.block_size!r}")
         if self.observer not in OBSERVERS:
             raise QuantizationError(
                 f"an observer is one of {', '.join(OBSERVERS)}, got {self.observer!r}"
@@ -133,4 +133,8 @@ def config_of(config: QuantConfig | str | None, **changes: Any) -> QuantConfig:
         if config not in PRESETS:
             raise QuantizationError(f"a preset is one of {', '.join(PRESETS)}, got {config!r}")
         config = PRESETS[config]
+    if not isinstance(config, QuantConfig):
+        raise QuantizationError(
+            f"a config is a QuantConfig or the name of a preset, got {type(config).__name__}"
+        )
     return replace(config, **changes)

@@ -176,6 +176,14 @@ class Draft:
                     yield from self.every(graph.node)
 
 
+def halves_hint(draft: Draft) -> str:
+    """What to say besides where nothing was found to quantize."""
+    half = [name for name, array in draft.arrays.items() if array.dtype == np.float16]
+    if not half:
+        return ""
+    return f"; its constants are float16 ('{half[0]}'): take the float32 model it was made from"
+
+
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """The node's attributes by name."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}

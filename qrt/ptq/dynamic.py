@@ -15,7 +15,7 @@ import onnx
 
 from qrt.errors import QuantizationError
 from qrt.ir import QParams
-from qrt.ptq.draft import Draft, Model, attributes
+from qrt.ptq.draft import Draft, Model, attributes, halves_hint
 from qrt.ptq.prepare import prepare
 from qrt.quant.affine import Array, quantize
 from qrt.quant.choose import choose_qparams
@@ -32,6 +32,10 @@ def quantize_dynamic(
     if weight_dtype not in WEIGHT_DTYPES:
         raise QuantizationError(
             f"weight_dtype is one of {', '.join(WEIGHT_DTYPES)}, got {weight_dtype!r}"
+        )
+    if isinstance(op_types, str) or not op_types:
+        raise QuantizationError(
+            f"op_types are names of operators, of {', '.join(_REWRITES)}, got {op_types!r}"
         )
     unknown = [op for op in op_types if op not in _REWRITES]
     if unknown:
@@ -72,7 +76,8 @@ class _Rewrite:
             count += 1
         if not count:
             raise QuantizationError(
-                f"nothing to quantize: the model has no {', '.join(op_types)} with constant weights"
+                f"nothing to quantize: the model has no {' or '.join(op_types)} with constant"
+                f" weights{halves_hint(self._draft)}"
             )
         self._draft.nodes = self._made
         return self._draft.model()

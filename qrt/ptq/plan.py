@@ -18,7 +18,7 @@ from qrt.ptq.backends import (
     backend_of,
 )
 from qrt.ptq.config import Grid, QuantConfig
-from qrt.ptq.draft import Draft, label
+from qrt.ptq.draft import Draft, halves_hint, label
 
 
 @dataclass
@@ -111,7 +111,7 @@ def make_plan(draft: Draft, config: QuantConfig) -> Plan:
     if not plan.nodes:
         raise QuantizationError(
             "nothing to quantize: no operator of the model is among those to be quantized"
-            f" ({', '.join(ops)})"
+            f" ({', '.join(ops)}){halves_hint(draft)}"
         )
     return plan
 
@@ -130,6 +130,11 @@ def check_names(draft: Draft, config: QuantConfig) -> None:
     for tensor in config.tensors:
         if tensor not in tensors:
             raise QuantizationError(f"the config names tensor '{tensor}', the model has none")
+        if tensor in draft.arrays:
+            raise QuantizationError(
+                f"the config names tensor '{tensor}', a constant: `tensors` are activations,"
+                " weights go by op_rules and name_rules"
+            )
 
 
 def check_engine(config: QuantConfig, engine: BackendConfig) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 from onnx import numpy_helper
 
-from qrt.errors import ModelError
-from qrt.ptq.draft import Draft, Model, attributes
+from qrt.errors import ModelError, QuantizationError
+from qrt.ptq.draft import Draft, Model, attributes, label
 
 QUANTIZED_OPS = (
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger",
     "QLinearConv", "QLinearMatMul", "MatMulNBits", "QGemm", "QLinearAdd", "DynamicQuantizeLSTM",
     "DynamicQuantizeMatMul",
 )  # fmt: skip
+WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "RNN")
 
 
 def prepare(model: Model) -> Draft:
@@ -22,13 +24,28 @@ def prepare(model: Model) -> Draft:
         if node.op_type in QUANTIZED_OPS:
             raise ModelError(
                 f"the model is quantized already: it has {node.op_type} '{node.name}';"
-                " quantize the float model it was made from"
+                " quantize the float model it was made from (qat_import takes one whose scales were"
+                " learned)"
             )
     constants_to_arrays(draft)
     drop_identities(draft)
+    check_finite(draft)
     fold_batchnorm(draft)
     name_nodes(draft)
     return draft
+
+
+def check_finite(draft: Draft) -> None:
+    """Raise QuantizationError for weights or biases that are not finite, naming node and tensor."""
+    for node in draft.nodes:
+        for name in node.input[1:3] if node.op_type in WEIGHTED_OPS else ():
+            array = draft.arrays.get(name)
+            if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+                bad = int((~np.isfinite(array)).sum())
+                raise QuantizationError(
+                    f"{label(node)}: {bad} of {array.size} values of '{name}' are not finite;"
+                    " repair the model"
+                )
 
 
 def name_nodes(draft: Draft) -> None:
@@ -41,12 +58,19 @@ def name_nodes(draft: Draft) -> None:
 
 
 def constants_to_arrays(draft: Draft) -> None:
-    """Constant nodes become initializers."""
+    """Constant nodes become initializers, and what is stored in fewer bits behind a Cast, too."""
     kept = []
     for node in draft.nodes:
         value = next((a for a in node.attribute if a.name == "value"), None)
         if node.op_type == "Constant" and value is not None:
             draft.arrays[node.output[0]] = numpy_helper.to_array(value.t)
+        elif (
+            node.op_type == "Cast"
+            and node.input[0] in draft.arrays
+            and attributes(node)["to"] == onnx.TensorProto.FLOAT
+            and not draft.outputs.intersection(node.output)
+        ):
+            draft.arrays[node.output[0]] = draft.arrays[node.input[0]].astype(np.float32)
         else:
             kept.append(node)
     draft.nodes = kept

@@ -58,6 +58,12 @@ class Samples:
             self._data = _Kept(self._of_items(data), self._names)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
+        for run, feed in enumerate(self._every()):
+            for value in self._inputs:
+                _check_shape(value, feed[value.name], run)
+            yield feed
+
+    def _every(self) -> Iterator[dict[str, Array]]:
         if isinstance(self._data, Source):
             return self._data.feeds(self._inputs)
         if isinstance(self._data, SampleFiles):
@@ -117,7 +123,10 @@ class SampleFiles:
                 raise InputError(f"'{path}' holds no .npz file, and no image")
         elif self.path.suffix == ".npy" and self.path.is_file():
             # mapped: samples are read when they are fed
-            self._arrays = {"": _loaded(self.path, mmap_mode="r")}
+            array = _loaded(self.path, mmap_mode="r")
+            if not array.ndim:
+                raise InputError(f"'{path}' is one number: samples lie along the first axis")
+            self._arrays = {"": array}
         elif self.path.suffix == ".npz" and self.path.is_file():
             self._arrays = read_arrays(self.path)
         else:
@@ -167,6 +176,28 @@ class _Kept:
                 self._count += 1
             done, place = done + 1, self._file.tell()
             yield feed
+
+
+def _check_shape(value: onnx.ValueInfoProto, array: Array, run: int) -> None:
+    """Raise InputError, saying which run, for an array whose shape the input does not take."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return
+    dims = [
+        d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim
+    ]
+    fits = len(dims) == array.ndim and all(
+        isinstance(dim, str) or dim == size for dim, size in zip(dims, array.shape, strict=True)
+    )
+    if fits:
+        return
+    hint = ""
+    if array.ndim == len(dims) - 1:
+        hint = "; where the array is one sample, give array[None]"
+    raise InputError(
+        f"run {run} of the calibration data has shape {array.shape} for input '{value.name}', which"
+        f" takes ({', '.join(map(str, dims))}){hint}"
+    )
 
 
 def _cut(arrays: Mapping[str, Array], batch: int) -> Iterator[dict[str, Array]]:

@@ -9,7 +9,7 @@ et al. 2023, algorithm 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ import onnx
 from qrt.errors import QuantizationError
 from qrt.ir import QParams
 from qrt.ptq.calibrate import Runner
-from qrt.ptq.draft import Draft, Model, attributes
+from qrt.ptq.draft import Draft, Model, attributes, halves_hint, label
 from qrt.ptq.prepare import prepare
 from qrt.ptq.product import (
     as_rows,
@@ -40,6 +40,7 @@ from qrt.quant.packing import pack
 OPSET = 21  # blocks, int4
 FORMS = ("blocked", "matmulnbits")
 BITS = (2, 4, 8)
+USUAL_BLOCK = 32  # the default, which fits small networks, too: their blocks are just shorter
 WITHOUT_DATA, WITH_DATA = "mse", "learned"  # methods where none is named
 MSE_STEPS = 40
 HQQ_ROUNDS, HQQ_P, HQQ_BETA, HQQ_GROWTH = 20, 0.7, 10.0, 1.01  # the authors' own
@@ -57,8 +58,8 @@ def quantize_weights(
     runner: Runner,
 ) -> onnx.ModelProto:
     """See `qrt.quantize_weights`."""
-    if bits not in BITS:
-        raise QuantizationError(f"bits are one of {', '.join(map(str, BITS))}, got {bits}")
+    if type(bits) is not int or bits not in BITS:
+        raise QuantizationError(f"bits are one of {', '.join(map(str, BITS))}, got {bits!r}")
     if form not in FORMS:
         raise QuantizationError(f"form is one of {', '.join(FORMS)}, got {form!r}")
     if method is None:
@@ -67,11 +68,13 @@ def quantize_weights(
         raise QuantizationError(
             f"method is one of {', '.join((*METHODS, *BY_DATA))}, got {method!r}"
         )
-    if block_size < 1 or (
-        form == "matmulnbits" and (block_size < 16 or block_size & block_size - 1)
+    if (
+        type(block_size) is not int
+        or block_size < 1
+        or (form == "matmulnbits" and (block_size < 16 or block_size & block_size - 1))
     ):
         rule = "a power of two from 16 on" if form == "matmulnbits" else "at least 1"
-        raise QuantizationError(f"block_size must be {rule}, got {block_size}")
+        raise QuantizationError(f"block_size must be {rule}, got {block_size!r}")
     if method in BY_DATA and data is None:
         raise QuantizationError(f"{method} needs calibration_data")
     draft = prepare(model)
@@ -82,7 +85,9 @@ def quantize_weights(
     if not products:
         raise QuantizationError(
             "nothing to quantize: the model has no MatMul, Gemm or Conv with constant weights"
+            f"{halves_hint(draft)}"
         )
+    _check_block(draft, products, block_size)
     rows = None
     if method in BY_DATA:
         nodes = [n for n in draft.nodes if n.output[0] in products]
@@ -130,6 +135,19 @@ def _by_data(
     if product.free:
         give_bias(draft, node, moved)
     return from_rows(node, codes, w.shape).astype(grid.dtype)
+
+
+def _check_block(draft: Draft, products: Mapping[str, Array], block_size: int) -> None:
+    """Raise QuantizationError for blocks longer than what any product sums, rounded up to 2**n."""
+    nodes = {node.output[0]: node for node in draft.nodes if node.output[0] in products}
+    sums = {name: w.shape[_summed_axis(nodes[name], w)] for name, w in products.items()}
+    longest = max(sums, key=lambda name: sums[name])
+    most = max(1 << (sums[longest] - 1).bit_length(), USUAL_BLOCK)
+    if block_size > most:
+        raise QuantizationError(
+            f"block_size {block_size} fits no weight: the longest sum, of {label(nodes[longest])},"
+            f" has {sums[longest]} terms; take up to {most}"
+        )
 
 
 def _products(draft: Draft) -> dict[str, Array]:
