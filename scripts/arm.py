@@ -174,12 +174,12 @@ def compile_kernels(level: str, arch: str, models: list[Model]) -> int:
 
 def tested_kernels(level: str) -> list[str]:
     """Names of the kernels that tests run on the CPU of `level`: those that are new there, and
-    those that need no feature. Whole programs run the interpreter."""
+    those that need no feature. Whole programs run the interpreter, and the rows that guide it."""
     import qrt.gemm.limits
     import qrt.ops  # noqa: F401  (declares kernels)
     from qrt.jit.declare import KERNELS
 
-    wanted = (k for k in KERNELS.values() if k.family not in ("vm", "host"))
+    wanted = (k for k in KERNELS.values() if k.family not in ("vm", "jumps", "host"))
     return [k.name for k in wanted if oldest_level(k.features) in ("portable", level)]
 
 

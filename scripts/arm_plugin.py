@@ -89,12 +89,13 @@ def run_there(
     scratches: Sequence[tuple[int, int]] = (),
 ) -> None:
     """In place of `kernel_harness.run_calls`."""
-    names = {kernel.name for kernel, *_ in calls}
-    fresh = {k.name: k for k, *_ in calls if (k.name, features) not in built}
+    kernels = kernel_harness.called_kernels(calls)
+    names = {kernel.name for kernel in kernels}
+    fresh = {k.name: k for k in kernels if (k.name, features) not in built}
     build_objects(fresh.values(), target_for(features, "aarch64"))
     built.update((name, features) for name in fresh)
     seen.update(names)
-    if any(k.features for k, *_ in calls):
+    if any(kernel.features for kernel in kernels):
         cpu.run(features, calls, arena, constants)
         return
     expected = arena.copy()

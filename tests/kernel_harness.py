@@ -17,11 +17,12 @@ import numpy as np
 
 from qrt.ir import Node, Value
 from qrt.jit.bounds import OUT_OF_BOUNDS, TABLE
-from qrt.jit.declare import HEADER, Kernel
+from qrt.jit.declare import HEADER, KERNELS, Kernel
 from qrt.jit.load import kernel_addresses
 from qrt.jit.target import target_for
 from qrt.ops.spec import OpSpec
 from qrt.program.constants import aligned_bytes
+from qrt.program.program import callee_slots
 from qrt.program.touches import touches
 from qrt.simd.features import active_features, detected_features, levels
 from qrt.vm.bounds import bounds_block, refused_access
@@ -122,7 +123,9 @@ class Bench:
         row: dict[str, int] = {}
         for name in kernel.fields:
             v = fields[name]
-            if isinstance(v, (float, np.floating)):
+            if name in kernel.calls:
+                row[name] = -1 if v is None else callees(kernel.calls[name]).index(v)
+            elif isinstance(v, (float, np.floating)):
                 row[name] = int(np.float32(v).view(np.int32))
             else:
                 row[name] = v.slot if isinstance(v, Place) else int(v)
@@ -229,6 +232,22 @@ def run_rows(bench: Bench, arena: Array, constants: Array, threads: int) -> None
     run_calls(bench.features, calls, arena, constants, bench.scratches)
 
 
+def callees(family: str) -> list[Kernel]:
+    """The kernels that rows of the harness name by number."""
+    return [kernel for kernel in KERNELS.values() if kernel.family == family]
+
+
+def called_kernels(calls: Sequence[Call]) -> list[Kernel]:
+    """The kernels of all calls, and those that they call by address."""
+    found = {kernel.name: kernel for kernel, *_ in calls}
+    for kernel, row, *_ in calls:
+        for slot, family in callee_slots(kernel).items():
+            if row[slot] >= 0:
+                callee = callees(family)[row[slot]]
+                found[callee.name] = callee
+    return list(found.values())
+
+
 def run_calls(
     features: frozenset[str],
     calls: Sequence[Call],
@@ -242,8 +261,11 @@ def run_calls(
     `scratches` (first byte, end) nothing is promised.
     """
     target = target_for(features)
-    addresses = kernel_addresses([kernel for kernel, *_ in calls], target)
-    for kernel, row, thread, threads in calls:
+    addresses = kernel_addresses(called_kernels(calls), target)
+    for kernel, given, thread, threads in calls:
+        row = given.copy()
+        for slot, family in callee_slots(kernel).items():
+            row[slot] = addresses[callees(family)[row[slot]].name] if row[slot] >= 0 else 0
         if target.bounds:  # QRT_BOUNDS=check
             bounds = bounds_block(touches(kernel, row.tolist()), row.nbytes)
             row[TABLE] = bounds.ctypes.data

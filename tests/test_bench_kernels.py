@@ -26,8 +26,8 @@ from qrt.simd.features import active_features, detected_features, levels
 
 DOCS = (Path(__file__).resolve().parent.parent / "docs" / "bench.md").read_text()
 TINY = ("bench kernels", "--family", "gemv", "--shape", "1x12x64", "--seconds", "0.001")
-# what benches divide by, the interpreter itself, and the mark of rows that Python runs
-NOT_TIMED = {"limit", "vm", "host"}
+# what benches divide by, the interpreter itself, the rows that guide it, the mark of Python's
+NOT_TIMED = {"limit", "vm", "jumps", "host"}
 LARGE = 2**24  # multiply-adds, or elements, that tests do not wait for
 SMALL = [case for case in all_cases() if max(case.macs, prod(case.dims)) < LARGE]
 

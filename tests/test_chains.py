@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,8 +15,13 @@ from onnx.helper import make_node
 
 import qrt
 from qrt import passes
+from qrt.errors import KernelError, ProgramError
 from qrt.passes.chains import fuse_chains
+from qrt.program import build_program, verify
+from qrt.simd.features import active_features
+from qrt.vm import Executor
 from tests.graphs.draw import Array
+from tests.passes_reference import machine_graph
 from tests.sessions import THREADS, Cases, differences, feature_levels, named, run
 
 UNARY = (
@@ -149,3 +155,26 @@ def test_what_others_read_ends_a_chain() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     notes = [r.note for r in qrt.load(model).explain() if r.operator == "qrt.Chain"]
     assert notes == ["Relu Tanh", "Neg Exp"]
+
+
+def test_chains_call_only_their_steps() -> None:
+    """Whatever a program's rows name, a chain calls a step or says that it lacks one."""
+    x = np.arange(4, dtype=np.float32)
+    info = helper.make_tensor_value_info
+    ends = [info("x", TensorProto.FLOAT, [4])], [info("y", TensorProto.FLOAT, [4])]
+    nodes = [make_node("Abs", ["x"], ["t"]), make_node("Neg", ["t"], ["y"])]
+    model = helper.make_model(helper.make_graph(nodes, "g", *ends), ir_version=8)
+    program = build_program(machine_graph(model, {"x": x}), active_features())
+    assert program.kernels == ("chain_f32", "chain_step_abs", "chain_step_neg")
+    first, second, *rest = program.callees(0)
+    for slot, wrong in ((first, 0), (second, 3), (second, -2), (rest[-1], 1)):
+        rows = program.rows.copy()
+        rows[0, slot] = wrong
+        with pytest.raises(ProgramError, match=f"row 0: .* calls kernel {wrong}, not of chain_"):
+            verify(replace(program, rows=rows))
+    rows = program.rows.copy()
+    rows[0, second] = -1
+    lacking = replace(program, rows=rows)
+    verify(lacking)
+    with pytest.raises(KernelError, match="lacks a function"):
+        Executor(lacking, active_features()).run([x])

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+from kernel_harness import new_value, run_node
 from onnx import TensorProto, helper, numpy_helper
 from operator_cases import Cases, same
 
 from qrt import passes
 from qrt.ir import Node
 from qrt.loader import load_graph
-from qrt.ops import chain
+from qrt.ops import OPS, chain, float_binary, float_unary
+from qrt.ops.chain_steps import FUNCTIONS, STEPS, Step
 
 Array = np.ndarray[Any, Any]
 SHAPES = ((7,), (3, 130), (2, 5, 33), (2, 24, 6, 5), (1, 700), (4, 1300))
@@ -87,3 +89,44 @@ def test_chains_without_rounding_of_their_own() -> None:
                     node, feeds = chain_of(shape, codes_in, codes_out)
                     want = by_hand(feeds, node, shape, codes_out)
                     cases.node((shape, codes_in, codes_out), chain.SPEC, node, feeds, [want], same)
+
+
+def test_every_step_gives_the_bits_of_its_operator() -> None:
+    """f(a) + g(a) + ..., a few functions in a chain; test_ops_float holds the operators' own
+    kernels against float64."""
+    rng = np.random.default_rng(3)
+    b = rng.choice(np.array(float_binary.EXPONENTS, np.float32), (3, 130))
+    values = [new_value(name, np.float32, b.shape) for name in "aby"]
+    nodes = [
+        Node(op, values[:1], values[2:], attrs, version=20)
+        for op in float_unary.UNARY
+        for attrs in ({}, {"approximate": "tanh"})
+        if not attrs or op in float_unary.VARIANTS
+    ]
+    exponent = new_value("b", np.float32, b.shape, data=b)
+    nodes += [
+        Node(op, [values[0], exponent if op == "Pow" else values[1]], values[2:])
+        for op in float_binary.BINARY
+    ]
+    given = {node: float_unary.parse(node) for node in nodes if len(node.inputs) == 1}
+    given |= {node: (node.op, 0.0, 0.0) for node in nodes if len(node.inputs) == 2}
+    assert {name for name, *_ in given.values()} == set(STEPS)
+    add = Node("Add", values[:2], values[2:])
+    with Cases("steps") as cases:
+        for first in range(0, len(nodes), FUNCTIONS - 1):
+            group = nodes[first : first + FUNCTIONS - 1]
+            steps: list[Step] = []
+            for node in group:
+                name, alpha, beta = given[node]
+                steps.append(Step(node, name, tuple(range(len(node.inputs))), alpha, beta))
+                if node is not group[0]:
+                    steps.append(Step(add, "Add", (~(len(steps) - 2), ~(len(steps) - 1))))
+            chained = Node("Chain", list(values[:2]), values[2:], {"steps": tuple(steps)}, "qrt")
+            for sign in (1, -1):
+                a = (sign * rng.uniform(0.1, 3, b.shape)).astype(np.float32)
+                want = np.float32(0)
+                for i, node in enumerate(group):
+                    (part,) = run_node(OPS["", node.op], node, [a, b][: len(node.inputs)])
+                    want = part if i == 0 else want + part
+                (got,) = run_node(chain.SPEC, chained, [a, b])
+                cases.check(([node.op for node in group], sign), same(got, want))

@@ -14,8 +14,14 @@ SIZE_FIELDS = (
     "batch", "ih", "iw", "oh", "ow", "r0", "m", "k", "p", "q",
 )  # fmt: skip
 LEAST = {"masked_softmax": masked_softmax.FEWEST}  # kernel -> the sizes it begins with, if not 1
+CALLED = {family for k in KERNELS.values() for family in k.calls.values()}  # they are no rows
 OURS = sorted(
-    (k for k in KERNELS.values() if k.fn.__module__.startswith("qrt.ops.")), key=lambda k: k.name
+    (
+        k
+        for k in KERNELS.values()
+        if k.fn.__module__.startswith("qrt.ops.") and k.family not in CALLED
+    ),
+    key=lambda k: k.name,
 )
 
 
@@ -45,7 +51,7 @@ def test_extents_grow_with_sizes(kernel: Kernel) -> None:
     rng = np.random.default_rng(0)
     row = _row(kernel, LEAST.get(kernel.name.split("_f32")[0], 1))
     small = {e.field: e.nbytes for e in kernel.extents(row)}
-    assert small, kernel.name
+    assert small or kernel.name == "jump", kernel.name
     for name in SIZE_FIELDS:
         if name not in kernel.fields:
             continue

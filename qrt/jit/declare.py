@@ -92,6 +92,7 @@ class Kernel:
     two int64; the status is int64, zero is fine. `fields` names the slots of its row after the
     header, in order; `extents` says from a row's values which bytes of which operand it touches
     (it raises ValueError when the values contradict each other); `features` is what it needs.
+    `calls`: fields that name other kernels, which it calls by address, and of which family.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Kernel:
     family: str
     features: frozenset[str] = frozenset()
     preconditions: Mapping[str, int] = field(default_factory=dict)
+    calls: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Kernel({self.name})"
@@ -124,6 +126,7 @@ def kernel(
     family: str = "",
     features: tuple[str, ...] = (),
     preconditions: Mapping[str, int] | None = None,
+    calls: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., int]], Kernel]:
     """Declare the function below as the kernel called `name` (unique)."""
 
@@ -131,8 +134,9 @@ def kernel(
         if name in KERNELS:
             raise ValueError(f"kernel {name!r} is declared twice")
         KERNELS[name] = Kernel(
-            name, fn, fields, extents, family or name, frozenset(features), preconditions or {}
-        )
+            name, fn, fields, extents, family or name, frozenset(features), preconditions or {},
+            calls or {},
+        )  # fmt: skip
         return KERNELS[name]
 
     return register

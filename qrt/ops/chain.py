@@ -14,26 +14,32 @@ import numpy as np
 
 from qrt.errors import UnsupportedError
 from qrt.ir import Node, Value
-from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
+from qrt.jit.bounds import TABLE
+from qrt.jit.declare import Extent, helper, kernel, slots
+from qrt.ops import chain_steps as steps
 from qrt.ops.chain_steps import (
     DEQUANTIZE,
     FIRST_REGISTER,
+    FUNCTIONS,
     INPUTS,
     NUMBERS_AT,
     OUTPUT,
     PLACES,
     QUANTIZE,
+    QUANTIZE_KERNELS,
     REGISTERS,
     STEP_NBYTES,
+    STEPS,
     Step,
     assemble,
-    run_function,
+    functions_of,
 )
 from qrt.ops.dispatch import best_kernel
 from qrt.ops.nests import Nest, broadcast_strides, collapse, memory_order
-from qrt.ops.quantizing import FACTORS, QUANTIZERS, Quantizer, declare_span, division_records
+from qrt.ops.quantizing import division_records
 from qrt.ops.sizes import product, within
 from qrt.ops.spec import Array, Lowering, OpSpec
+from qrt.simd.calls import call_kernel
 from qrt.simd.memory import as_f32, as_i32, as_i64, as_u8, operand
 from qrt.simd.scalar import share, sub32
 from qrt.simd.vectors import copy_bytes
@@ -42,8 +48,13 @@ BLOCK = 512  # elements: eleven blocks of float32 are 22 KiB of a 32 KiB L1
 GRAIN = 8  # blocks; below this a second thread costs more than it saves
 RANK = 3
 BUFFERS = INPUTS + REGISTERS
-SCRATCH_NBYTES = 8 * PLACES + 4 * BLOCK * BUFFERS  # of a thread
-STEPS = ("outer", "row", "step")  # of an input, in elements, from loop to loop
+# of a thread: where places are, where codes are, the row of the present step, buffers
+CODES_AT, STEP_ROW_AT = 8 * PLACES, 16 * PLACES
+BUFFERS_AT = STEP_ROW_AT + 8 * steps.ROW_WORDS
+SCRATCH_NBYTES = BUFFERS_AT + 4 * BLOCK * BUFFERS
+NO_FUNCTION = 3  # the status of a chain whose program asks for a function that its row lacks
+STRIDES = ("outer", "row", "step")  # of an input, in elements, from loop to loop
+FUNCTION_FIELDS = tuple(f"f{i}" for i in range(FUNCTIONS))
 FIELDS = (
     "y",
     "scratch",
@@ -56,13 +67,18 @@ FIELDS = (
     "rows",
     "inner",
     "max_threads",
+    "quantize",  # the kernel that ends a chain of uint8
+    *FUNCTION_FIELDS,  # the kernels that steps name by number
     *(f"x{i}" for i in range(INPUTS)),
-    *(f"x{i}_{name}" for i in range(INPUTS) for name in STEPS),
+    *(f"x{i}_{name}" for i in range(INPUTS) for name in STRIDES),
 )
 (
     Y, SCRATCH, PROGRAM, N_STEPS, N_INPUTS, BYTES, CODES, OUTER, ROWS, INNER, MAX_THREADS,
-    X0, _1, _2, _3, _4, _5, S0, *_,
+    QUANTIZE_FIELD, F0, *_,
 ) = slots(FIELDS)  # fmt: skip
+A, B, TO, N, NUMBERS = steps.A, steps.B, steps.Y, steps.N, steps.NUMBERS
+X0 = F0 + FUNCTIONS
+S0 = X0 + INPUTS
 
 
 def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
@@ -103,31 +119,33 @@ def nest_of(y: Value, inputs: Sequence[Value]) -> Nest | None:
 
 
 def lower(node: Node, program: Lowering) -> None:
-    steps: tuple[Step, ...] = node.attrs["steps"]
+    given: tuple[Step, ...] = node.attrs["steps"]
     y = node.outputs[0]
     inputs = [node.required(i) for i in range(len(node.inputs))]
-    nest, table = nest_of(y, inputs), assemble(steps)
+    nest, table = nest_of(y, inputs), assemble(given)
     if nest is None or table is None or len(inputs) > INPUTS:
         raise UnsupportedError("a chain needs more loops, registers or inputs than there are")
     if nest.count == 0:
         return
-    facts = {FACTORS: 1}
-    last = steps[-1].qparams if steps[-1].name == "Quantize" else None
+    fields: dict[str, Any] = dict.fromkeys(FIELDS[FIELDS.index("x0") :], 0)
+    fields |= dict.fromkeys(("quantize", *FUNCTION_FIELDS))
+    fields |= {f"f{i}": STEPS[name] for i, name in enumerate(functions_of(given))}
+    last = given[-1].qparams if given[-1].name == "Quantize" else None
     if last is not None:
         _, facts = division_records(last)
-    fields: dict[str, Any] = dict.fromkeys(FIELDS[FIELDS.index("x0") :], 0)
+        fields["quantize"] = best_kernel(QUANTIZE_KERNELS, program.features, facts)
     for i, strides in enumerate(nest.strides):
-        fields |= {f"x{i}_{name}": s for name, s in zip(STEPS, strides, strict=True)}
-    program.note(" ".join(step.node.op for step in steps))
+        fields |= {f"x{i}_{name}": s for name, s in zip(STRIDES, strides, strict=True)}
+    program.note(" ".join(step.node.op for step in given))
     threads = program.threads()
     fields |= {f"x{i}": program.operand(v) for i, v in enumerate(inputs)}
     program.emit(
-        best_kernel(KERNELS, program.features, facts),
+        chain,
         **fields,
         y=program.operand(y),
         scratch=program.scratch(threads * SCRATCH_NBYTES),
         program=program.constant(table),
-        steps=len(steps),
+        steps=len(given),
         inputs=len(inputs),
         bytes=sum(int(v.dtype == np.uint8) << i for i, v in enumerate(inputs)),
         codes=int(last is not None),
@@ -150,10 +168,10 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
         Extent("program", STEP_NBYTES * product(row, "steps")),
     ]
     for i in range(row["inputs"]):
-        steps = [row[f"x{i}_{name}"] for name in STEPS]
-        if min(steps) < 0 or steps[2] > 1:
-            raise ValueError(f"steps of x{i} must be 0 or more, the last 0 or 1, got {steps}")
-        reach = sum((n - 1) * s for n, s in zip(sizes, steps, strict=True)) + 1 if total else 0
+        strides = [row[f"x{i}_{name}"] for name in STRIDES]
+        if min(strides) < 0 or strides[2] > 1:
+            raise ValueError(f"steps of x{i} must be 0 or more, the last 0 or 1, got {strides}")
+        reach = sum((n - 1) * s for n, s in zip(sizes, strides, strict=True)) + 1 if total else 0
         found.append(Extent(f"x{i}", total if row["bytes"] >> i & 1 else 4 * reach))
     return found
 
@@ -180,100 +198,104 @@ def _dequantize(a, y, n, numbers):  # type: ignore[no-untyped-def]
         out[i] = np.float32(sub32(np.int32(q[i]), zero_point)) * scale
 
 
-def _declare(quantizer: Quantizer) -> Kernel:
-    quantize = declare_span(quantizer)
-
-    @kernel(
-        quantizer.name("chain_f32"),
-        FIELDS,
-        extents,
-        family="chain_f32",
-        features=quantizer.features,
-        preconditions=quantizer.preconditions,
-    )
-    def chain(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-        threads = min(threads, row[MAX_THREADS])
-        if thread >= threads:
-            return 0
-        rows, inner, inputs = row[ROWS], row[INNER], row[N_INPUTS]
-        total = row[OUTER] * rows
-        if total * inner == 0:
-            return 0
-        chunk = min(inner, BLOCK)
-        # whole rows to a block, or a part of one
-        height = BLOCK // inner if inner < BLOCK else np.int64(1)
-        width = (inner + chunk - 1) // chunk
-        y = operand(row, Y, arena, constants)
-        y_itemsize = 1 if row[CODES] != 0 else 4
-        scratch = operand(row, SCRATCH, arena, constants) + thread * SCRATCH_NBYTES
-        places = as_i64(scratch)
-        buffers = scratch + 8 * PLACES
-        # whatever the program says, it reads and writes inside of these
-        for i in range(PLACES):
-            places[i] = buffers + 4 * BLOCK * min(i, BUFFERS - 1)
-        program = operand(row, PROGRAM, arena, constants)
-        start, stop = share((total + height - 1) // height * width, thread, threads, GRAIN)
-        there = np.int64(0)  # bit i: input i is the same in every block
-        for i in range(inputs):
-            apart = row[S0 + 3 * i] | row[S0 + 3 * i + 1]
-            step = row[S0 + 3 * i + 2]
-            if apart == 0 and (row[BYTES] >> i) & 1 == 0 and (step == 0 or inner <= BLOCK // 2):
-                source = operand(row, X0 + i, arena, constants)
-                for j in range(min(height, total)):
-                    _fill(places[i] + 4 * j * inner, source, chunk, step)
-                there |= np.int64(1) << i
-        for block in range(start, stop):
-            r = block // width * height
-            c = block % width * chunk
-            count = min(height, total - r)
-            columns = min(chunk, inner - c)
-            n = count * columns
-            at = r * inner + c
-            for i in range(inputs):
-                if (there >> i) & 1 != 0:
-                    continue
-                source = operand(row, X0 + i, arena, constants)
-                outer_step = row[S0 + 3 * i]
-                row_step = row[S0 + 3 * i + 1]
-                step = row[S0 + 3 * i + 2]
-                if (row[BYTES] >> i) & 1 != 0:
-                    places[i] = source + at
-                    continue
-                dense = step == 1 and (rows == 1 or row_step == inner)
-                if dense and (row[OUTER] == 1 or outer_step == rows * inner):
-                    places[i] = source + 4 * at
-                    continue
-                if count == 1 and step == 1:
-                    places[i] = source + 4 * (r // rows * outer_step + r % rows * row_step + c)
-                    continue
-                target = buffers + 4 * BLOCK * i
-                places[i] = target
-                for j in range(r, r + count):
-                    from_ = source + 4 * (j // rows * outer_step + j % rows * row_step + c * step)
-                    _fill(target, from_, columns, step)
-                    target += 4 * columns
-            out = y + at * y_itemsize
-            for s in range(row[N_STEPS]):
-                words = as_i32(program + s * STEP_NBYTES)
-                numbers = program + s * STEP_NBYTES + NUMBERS_AT
-                code = words[0]
-                a = places[words[2] & (PLACES - 1)]
-                b = places[words[3] & (PLACES - 1)]
-                to = places[FIRST_REGISTER + (words[1] - FIRST_REGISTER) % REGISTERS]
-                if words[1] == OUTPUT and row[CODES] == 0:
-                    to = out
-                if code == QUANTIZE:
-                    if row[CODES] != 0:
-                        quantize(a, out, n, numbers)
-                elif code == DEQUANTIZE:
-                    _dequantize(a, to, n, numbers)
-                else:
-                    run_function(code, a, b, to, n, numbers)
+@kernel(
+    "chain_f32",
+    FIELDS,
+    extents,
+    calls={**dict.fromkeys(FUNCTION_FIELDS, "chain_step"), "quantize": "chain_quantize"},
+)
+def chain(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+    threads = min(threads, row[MAX_THREADS])
+    if thread >= threads:
         return 0
+    rows, inner, inputs = row[ROWS], row[INNER], row[N_INPUTS]
+    total = row[OUTER] * rows
+    if total * inner == 0:
+        return 0
+    chunk = min(inner, BLOCK)
+    # whole rows to a block, or a part of one
+    height = BLOCK // inner if inner < BLOCK else np.int64(1)
+    width = (inner + chunk - 1) // chunk
+    y = operand(row, Y, arena, constants)
+    y_itemsize = 1 if row[CODES] != 0 else 4
+    scratch = operand(row, SCRATCH, arena, constants) + thread * SCRATCH_NBYTES
+    places = as_i64(scratch)
+    codes = as_i64(scratch + CODES_AT)
+    step_row = scratch + STEP_ROW_AT
+    step = as_i64(step_row)
+    buffers = scratch + BUFFERS_AT
+    # whatever the program says, it reads and writes inside of these
+    for i in range(PLACES):
+        places[i] = buffers + 4 * BLOCK * min(i, BUFFERS - 1)
+        codes[i] = places[i]
+    step[TABLE] = row[TABLE]  # with QRT_BOUNDS=check: what the row may touch, its steps may
+    program = operand(row, PROGRAM, arena, constants)
+    start, stop = share((total + height - 1) // height * width, thread, threads, GRAIN)
+    there = np.int64(0)  # bit i: input i is the same in every block
+    for i in range(inputs):
+        apart = row[S0 + 3 * i] | row[S0 + 3 * i + 1]
+        last = row[S0 + 3 * i + 2]
+        if apart == 0 and (row[BYTES] >> i) & 1 == 0 and (last == 0 or inner <= BLOCK // 2):
+            source = operand(row, X0 + i, arena, constants)
+            for j in range(min(height, total)):
+                _fill(places[i] + 4 * j * inner, source, chunk, last)
+            there |= np.int64(1) << i
+    for block in range(start, stop):
+        r = block // width * height
+        c = block % width * chunk
+        count = min(height, total - r)
+        columns = min(chunk, inner - c)
+        n = count * columns
+        at = r * inner + c
+        for i in range(inputs):
+            if (there >> i) & 1 != 0:
+                continue
+            source = operand(row, X0 + i, arena, constants)
+            outer_step = row[S0 + 3 * i]
+            row_step = row[S0 + 3 * i + 1]
+            last = row[S0 + 3 * i + 2]
+            if (row[BYTES] >> i) & 1 != 0:
+                codes[i] = source + at
+                continue
+            dense = last == 1 and (rows == 1 or row_step == inner)
+            if dense and (row[OUTER] == 1 or outer_step == rows * inner):
+                places[i] = source + 4 * at
+                continue
+            if count == 1 and last == 1:
+                places[i] = source + 4 * (r // rows * outer_step + r % rows * row_step + c)
+                continue
+            target = buffers + 4 * BLOCK * i
+            places[i] = target
+            for j in range(r, r + count):
+                from_ = source + 4 * (j // rows * outer_step + j % rows * row_step + c * last)
+                _fill(target, from_, columns, last)
+                target += 4 * columns
+        out = y + at * y_itemsize
+        step[N] = n
+        for s in range(row[N_STEPS]):
+            words = as_i32(program + s * STEP_NBYTES)
+            numbers = program + s * STEP_NBYTES + NUMBERS_AT
+            code = words[0]
+            to = places[FIRST_REGISTER + (words[1] - FIRST_REGISTER) % REGISTERS]
+            if words[1] == OUTPUT and row[CODES] == 0:
+                to = out
+            if code == DEQUANTIZE:
+                _dequantize(codes[words[2] & (PLACES - 1)], to, n, numbers)
+                continue
+            function = row[F0 + (code & (FUNCTIONS - 1))]
+            if code == QUANTIZE:
+                function = row[QUANTIZE_FIELD]
+                to = out
+            if function == 0 or (code == QUANTIZE and row[CODES] == 0):
+                return NO_FUNCTION
+            step[A] = places[words[2] & (PLACES - 1)]
+            step[B] = places[words[3] & (PLACES - 1)]
+            step[TO] = to
+            step[NUMBERS] = numbers
+            status = call_kernel(function, step_row, arena, constants, 0, 1)
+            if status != 0:
+                return status
+    return 0
 
-    return chain
-
-
-KERNELS = tuple(_declare(quantizer) for quantizer in QUANTIZERS)
 
 SPEC = OpSpec("Chain", "qrt", infer, reference, lower, layout="any")

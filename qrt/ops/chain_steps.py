@@ -1,22 +1,23 @@
-"""The steps of a chain: float32 functions by name, and the program that a chain's kernel reads.
+"""The steps of a chain: kernels of blocks by name, and the program that a chain's kernel reads.
 
-Functions are those of the operators' own kernels, so a chain gives their bits. A step is twelve
-int32: what to do, the places it writes and reads, and six numbers (alpha and beta, or a record of
-`quantizing`). Places are the chain's inputs, registers, and the output.
+Functions are those of the operators' own kernels, so a chain gives their bits. Each is a kernel of
+its own that the chain calls by address, so that only those in use are compiled. A step is twelve
+int32: which function, the places it writes and reads, and six numbers (alpha and beta, or a record
+of `quantizing`). Places are the chain's inputs, registers, and the output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qrt.ir import Node, QParams
-from qrt.jit.declare import helper
+from qrt.jit.declare import Extent, Kernel, kernel, slots
 from qrt.ops import float_binary, float_unary
-from qrt.ops.quantizing import RECORD, division_records
+from qrt.ops.quantizing import QUANTIZERS, RECORD, Quantizer, declare_span, division_records
 from qrt.ops.spec import Array
 from qrt.simd.memory import as_f32
 
@@ -24,14 +25,16 @@ INPUTS = 6  # a chain reads so many tensors
 REGISTERS = 5  # blocks that live at once
 PLACES = 16  # inputs, registers, unused ones, and the output
 FIRST_REGISTER, OUTPUT = INPUTS, PLACES - 1
+FUNCTIONS = 8  # different ones in a chain, a power of two
+QUANTIZE, DEQUANTIZE = FUNCTIONS, FUNCTIONS + 1  # what a step says beside the number of a function
 STEP_WORDS = 12
 STEP_NBYTES = 4 * STEP_WORDS
 NUMBERS_AT = 16  # bytes of a step in front of its numbers
 
-_UNARY = dict(float_unary.scalar_functions())
-_BINARY = dict(float_binary.BINARY)
-NAMES = (*_UNARY, *_BINARY)
-QUANTIZE, DEQUANTIZE = len(NAMES), len(NAMES) + 1
+# the row of a step's kernel, which the chain's kernel makes: addresses of blocks of n elements
+FIELDS = ("a", "b", "y", "n", "numbers")
+A, B, Y, N, NUMBERS = slots(FIELDS)
+ROW_WORDS = NUMBERS + 1
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,24 @@ class Step:
     ~j. `node` is the operator itself, its constants included."""
 
     node: Node
-    name: str  # of NAMES, "Quantize" or "Dequantize"
+    name: str  # of STEPS, "Quantize" or "Dequantize"
     refs: tuple[int, ...]
     alpha: float = 0.0
     beta: float = 0.0
     qparams: QParams | None = None
 
 
-def step_code(step: Step) -> int:
-    """What the kernel calls the step's function."""
-    if step.qparams is None:
-        return NAMES.index(step.name)
-    return QUANTIZE if step.name == "Quantize" else DEQUANTIZE
+def functions_of(steps: Sequence[Step]) -> list[str]:
+    """The names of STEPS that `steps` use, each once."""
+    return list(dict.fromkeys(step.name for step in steps if step.qparams is None))
 
 
 def assemble(steps: Sequence[Step]) -> Array | None:
-    """int32 (steps, 12), or None when more results live at once than there are registers."""
+    """int32 (steps, 12), or None when there are more functions, or more results live at once, than
+    a chain can have."""
+    functions = functions_of(steps)
+    if len(functions) > FUNCTIONS:
+        return None
     last = {~ref: i for i, step in enumerate(steps) for ref in step.refs if ref < 0}
     free = list(range(FIRST_REGISTER + REGISTERS - 1, FIRST_REGISTER - 1, -1))
     place: dict[int, int] = {}
@@ -69,12 +74,18 @@ def assemble(steps: Sequence[Step]) -> Array | None:
             # not a place that the step reads: loops over two blocks that overlap are not vectors
             target = place[i] = free.pop()
         sources = [ref if ref >= 0 else place[~ref] for ref in step.refs]
-        table[i, :4] = step_code(step), target, sources[0], sources[-1]
+        table[i, :4] = _code(step, functions), target, sources[0], sources[-1]
         table[i, 4 : 4 + len(RECORD)] = _numbers(step)
         for ref in set(step.refs):
             if ref < 0 and last[~ref] == i:
                 free.append(place[~ref])
     return table
+
+
+def _code(step: Step, functions: Sequence[str]) -> int:
+    if step.qparams is None:
+        return functions.index(step.name)
+    return QUANTIZE if step.name == "Quantize" else DEQUANTIZE
 
 
 def _numbers(step: Step) -> Array:
@@ -89,55 +100,58 @@ def _numbers(step: Step) -> Array:
     return numbers
 
 
-def _of_one(function: Callable[..., Any]) -> Any:
-    @helper
-    def block(a, b, y, n, numbers):  # type: ignore[no-untyped-def]
-        x = as_f32(a)
-        out = as_f32(y)
-        alpha = as_f32(numbers)[0]
-        beta = as_f32(numbers)[1]
-        for i in range(n):
+def extents(row: Mapping[str, int]) -> list[Extent]:
+    raise ValueError("a step of a chain is no row")
+
+
+def _of_one(name: str, function: Callable[..., Any]) -> Kernel:
+    @kernel(f"chain_step_{name}", FIELDS, extents, family="chain_step")
+    def block(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+        x = as_f32(row[A])
+        out = as_f32(row[Y])
+        numbers = as_f32(row[NUMBERS])
+        alpha = numbers[0]
+        beta = numbers[1]
+        for i in range(row[N]):
             out[i] = function(x[i], alpha, beta)
+        return 0
 
     return block
 
 
-def _of_two(function: Callable[..., Any]) -> Any:
-    @helper
-    def block(a, b, y, n, numbers):  # type: ignore[no-untyped-def]
-        one = as_f32(a)
-        other = as_f32(b)
-        out = as_f32(y)
-        for i in range(n):
+def _of_two(name: str, function: Callable[..., Any]) -> Kernel:
+    @kernel(f"chain_step_{name}", FIELDS, extents, family="chain_step")
+    def block(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+        one = as_f32(row[A])
+        other = as_f32(row[B])
+        out = as_f32(row[Y])
+        for i in range(row[N]):
             out[i] = function(one[i], other[i])
+        return 0
 
     return block
 
 
-def _choice(blocks: Sequence[Any], first: int) -> Any:
-    """The helper of `blocks[code - first]`, by halving."""
-    if len(blocks) == 1:
-        only = blocks[0]
+def _quantize(quantizer: Quantizer) -> Kernel:
+    quantize = declare_span(quantizer)
 
-        @helper
-        def run(code, a, b, y, n, numbers):  # type: ignore[no-untyped-def]
-            only(a, b, y, n, numbers)
+    @kernel(
+        quantizer.name("chain_quantize"),
+        FIELDS,
+        extents,
+        family="chain_quantize",
+        features=quantizer.features,
+        preconditions=quantizer.preconditions,
+    )
+    def block(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+        quantize(row[A], row[Y], row[N], row[NUMBERS])
+        return 0
 
-        return run
-    middle = len(blocks) // 2
-    low, high = _choice(blocks[:middle], first), _choice(blocks[middle:], first + middle)
-    border = first + middle
-
-    @helper
-    def choose(code, a, b, y, n, numbers):  # type: ignore[no-untyped-def]
-        if code < border:
-            low(code, a, b, y, n, numbers)
-        else:
-            high(code, a, b, y, n, numbers)
-
-    return choose
+    return block
 
 
-run_function = _choice(
-    [*(_of_one(f) for f in _UNARY.values()), *(_of_two(f) for f in _BINARY.values())], 0
-)
+STEPS: dict[str, Kernel] = {
+    **{name: _of_one(name, f) for name, f in float_unary.scalar_functions().items()},
+    **{op: _of_two(op.lower(), f) for op, f in float_binary.BINARY.items()},
+}
+QUANTIZE_KERNELS = tuple(_quantize(quantizer) for quantizer in QUANTIZERS)

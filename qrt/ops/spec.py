@@ -37,6 +37,10 @@ class Mark:
     row: int = -1
 
 
+# what a row holds: of fields that name kernels (`Kernel.calls`) those, or None
+Field = int | float | np.float32 | Operand | Mark | Kernel | None
+
+
 class Lowering(Protocol):
     """The program under construction, as an operator's `lower` sees it."""
 
@@ -87,7 +91,7 @@ class Lowering(Protocol):
         """`mark` is the next row, or the end of the program."""
         ...
 
-    def emit(self, kernel: Kernel, **fields: int | float | np.float32 | Operand | Mark) -> None:
+    def emit(self, kernel: Kernel, **fields: Field) -> None:
         """Append a row. Every field of the kernel by name; floats are stored as float32 bits."""
         ...
 

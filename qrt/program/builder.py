@@ -20,7 +20,7 @@ from qrt.ir import Graph, Node, Value
 from qrt.ir.domains import ONNX_DOMAINS, is_host, onnx_domain
 from qrt.jit.declare import HEADER, Kernel
 from qrt.ops import host
-from qrt.ops.spec import HostFunction, Lowering, Mark, Operand, OpSpec
+from qrt.ops.spec import Field, HostFunction, Lowering, Mark, OpSpec
 from qrt.program.barriers import jump_targets, needed_barriers
 from qrt.program.constants import ConstantPool
 from qrt.program.host import OWN, REFERENCE
@@ -129,7 +129,7 @@ class ProgramBuilder:
         """`mark` is the next row."""
         mark.row = len(self._rows)
 
-    def emit(self, kernel: Kernel, **fields: int | float | np.float32 | Operand | Mark) -> None:
+    def emit(self, kernel: Kernel, **fields: Field) -> None:
         """Append a row; every field of `kernel` by name, floats are stored as float32 bits."""
         assert set(fields) == set(kernel.fields), (
             f"{kernel} takes {kernel.fields}, got {tuple(fields)}"
@@ -185,7 +185,14 @@ class ProgramBuilder:
         apart = SLACK if knobs.BOUNDS.get() == "check" else 0
         arena_nbytes = plan_memory(self._buffers, apart)
         check_plan(self._buffers, arena_nbytes)
-        kernels = tuple(dict.fromkeys(kernel.name for kernel, _, _ in self._rows))
+        kernels = tuple(
+            dict.fromkeys(
+                k.name
+                for kernel, _, fields in self._rows
+                for k in (kernel, *(fields[name] for name in kernel.calls))
+                if k is not None
+            )
+        )
         hosts = tuple(self._host_call(*made) for made in self._hosts)
         return Program(
             rows=self._encoded_rows(kernels, hosts),
@@ -239,7 +246,8 @@ class ProgramBuilder:
         rows = np.zeros((len(self._rows), width), np.int64)
         index = {name: i for i, name in enumerate(kernels)}
         for row, (kernel, node, fields) in zip(rows, self._rows, strict=True):
-            slots = [_encoded(fields[name]) for name in kernel.fields]
+            named = {name: _number(fields[name], index) for name in kernel.calls}
+            slots = [_encoded((fields | named)[name]) for name in kernel.fields]
             row[: len(HEADER) + len(slots)] = [index[kernel.name], node, 0, *slots]
         touched = []
         for (kernel, _, fields), values in zip(self._rows, rows.tolist(), strict=True):
@@ -337,6 +345,10 @@ def _layout_name(layout: tuple[int, ...]) -> str:
     if layout == (0, *range(2, len(layout)), 1):
         return {3: "NWC", 4: "NHWC", 5: "NDHWC"}.get(len(layout), "channels_last")
     return ",".join(map(str, layout))
+
+
+def _number(kernel: Kernel | None, index: Mapping[str, int]) -> int:
+    return -1 if kernel is None else index[kernel.name]
 
 
 def _is_place(value: object) -> bool:

@@ -99,6 +99,11 @@ class Program:
         """The kernel of `row`; the program is verified or just built."""
         return KERNELS[self.kernels[int(self.rows[row, KERNEL])]]
 
+    def callees(self, row: int) -> dict[int, int]:
+        """The slots of `row` that name kernels, with indices into `kernels`; -1 for none."""
+        kernel = self.kernel(row)
+        return {slot: int(self.rows[row, slot]) for slot in callee_slots(kernel)}
+
     def fields(self, row: int) -> dict[str, int]:
         """The values of `row` by field name."""
         return fields_of(self.kernel(row), self.rows[row].tolist())
@@ -119,6 +124,13 @@ class Program:
     def nbytes(self) -> int:
         """Bytes of one call: constants, arena, rows."""
         return self.constants.nbytes + self.arena_nbytes + int(self.rows.nbytes)
+
+
+def callee_slots(kernel: Kernel) -> dict[int, str]:
+    """The slots of the kernel's row that name kernels, each with their family."""
+    return {
+        len(HEADER) + kernel.fields.index(name): family for name, family in kernel.calls.items()
+    }
 
 
 def fields_of(kernel: Kernel, row: list[int]) -> dict[str, int]:

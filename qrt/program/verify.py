@@ -8,17 +8,18 @@ from qrt.errors import ProgramError
 from qrt.jit.declare import HEADER, KERNELS, Kernel
 from qrt.program.barriers import jump_targets, missing_barriers
 from qrt.program.host import CALL, HOSTS
-from qrt.program.program import BARRIER, KERNEL, NODE, Binding, Program
+from qrt.program.program import BARRIER, KERNEL, NODE, Binding, Program, callee_slots
 from qrt.program.touches import Touch, touches
 
 
 def verify(program: Program) -> None:
     """Raises ProgramError, naming the row, unless every row and binding keeps the rules.
 
-    Every kernel is known; each operand's extent lies inside arena or constants (kernels read up to
-    64 bytes of slack behind it); constants are only read; what a row writes overlaps nothing else
-    that it touches; barriers stand between rows that depend on each other; jumps go forward, to a
-    row with a barrier; bindings lie inside; host rows make the host calls in order.
+    Every kernel is known, and calls only those it may; each operand's extent lies inside arena or
+    constants (kernels read up to 64 bytes of slack behind it); constants are only read; what a row
+    writes overlaps nothing else that it touches; barriers stand between rows that depend on each
+    other; jumps go forward, to a row with a barrier; bindings lie inside; host rows make the host
+    calls in order.
     The kernels are known once `qrt.ops` is imported.
     """
     if program.arena_nbytes < 0 or program.threads < 1:
@@ -59,6 +60,11 @@ def _check_row(program: Program, kernels: Sequence[Kernel], row: list[int]) -> l
     used = len(HEADER) + len(kernel.fields)
     if used > len(row) or any(row[used:]):
         raise ProgramError(f"kernel {kernel.name} has {used} slots, the row has others")
+    for slot, family in callee_slots(kernel).items():
+        if row[slot] != -1 and not (
+            0 <= row[slot] < len(kernels) and kernels[row[slot]].family == family
+        ):
+            raise ProgramError(f"kernel {kernel.name} calls kernel {row[slot]}, not of {family}")
     found = touches(kernel, row, program.hosts)
     for i, touch in enumerate(found):
         _check_touch(program, kernel, touch)

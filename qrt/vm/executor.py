@@ -12,6 +12,7 @@ from qrt.errors import KernelError
 from qrt.jit.bounds import OUT_OF_BOUNDS
 from qrt.jit.build import Progress
 from qrt.jit.target import target_for
+from qrt.ops.chain import NO_FUNCTION
 from qrt.program.host import NOT_NATIVE
 from qrt.program.program import KERNEL, Program
 from qrt.program.touches import touches
@@ -25,7 +26,11 @@ from qrt.vm.threads import worker_pool
 Array = np.ndarray[Any, Any]
 
 SMALL_NBYTES = 1 << 16  # a run that touches less is over before a sleeping worker could help
-STATUSES = {1: "an index is out of range", NOT_NATIVE: "it runs in Python only"}
+STATUSES = {
+    1: "an index is out of range",
+    NOT_NATIVE: "it runs in Python only",
+    NO_FUNCTION: "it lacks a function that it calls",
+}
 WAIT = 0.001  # s between two looks for an arena, when `max_bytes` does not allow another
 
 
@@ -134,11 +139,14 @@ class Executor:
 
 
 def bound_rows(program: Program, addresses: Mapping[str, int]) -> Array:
-    """The program's rows with addresses in place of kernel indices; a copy."""
+    """The program's rows with addresses in place of kernel indices, 0 for none; a copy."""
     rows = np.ascontiguousarray(program.rows).copy()
     table = np.array([addresses[name] for name in program.kernels], np.int64)
     if len(rows):
         rows[:, KERNEL] = table[program.rows[:, KERNEL]]
+    for i in range(len(rows)):
+        for slot, index in program.callees(i).items():
+            rows[i, slot] = table[index] if index >= 0 else 0
     return rows
 
 

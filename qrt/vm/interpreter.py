@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from qrt.jit.declare import Extent, helper, kernel
 from qrt.ops.jumps import JUMP
 from qrt.program.program import BARRIER, KERNEL
+from qrt.simd.calls import call_kernel
 from qrt.simd.memory import address_of, as_i64, as_u8
 from qrt.vm.atomics import (
     atomic_add,
     atomic_claim,
     atomic_load,
     atomic_store,
-    call_kernel,
     this_thread,
 )
 from qrt.vm.seats import box_of, keep_apart, sit
