@@ -30,7 +30,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 CPUS = {"cortex-a72": "neon", "neoverse-n1": "dotprod", "max": "i8mm"}  # with the level each has
 TESTS = ("test_gemm_tiles", "test_gemm_extremes", "test_gemm_float", "test_gemm_limits",
          "test_gemm_pack_kernel", "test_gemm_run_time_columns", "test_depthwise_tiles",
-         "test_conv_geometry", "test_winograd", "test_nbits_kernels", "test_ops_*")  # fmt: skip
+         "test_conv_geometry", "test_winograd", "test_found_ranges", "test_nbits_kernels",
+         "test_ops_*")  # fmt: skip
 GRAPHS = 40  # random graphs of each spelling
 
 Array = np.ndarray[Any, Any]

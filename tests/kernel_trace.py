@@ -18,11 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from qrt.gemm import depthwise_carry, depthwise_tile, nbits_tile, tile, widen, winograd_tile
+from qrt.gemm import (
+    depthwise_carry,
+    depthwise_tile,
+    nbits_tile,
+    ranges,
+    tile,
+    widen,
+    winograd_tile,
+)
 from qrt.gemm.depthwise_order import TALL
-from qrt.gemm.depthwise_table import DEPTHWISE, DepthwiseSpec
+from qrt.gemm.depthwise_table import DEPTHWISE, DEPTHWISE_CODES, DepthwiseSpec
 from qrt.gemm.dots import FAMILIES
 from qrt.gemm.nbits_table import NBitsTile, block_nbytes
+from qrt.gemm.order import NARROW
 from qrt.jit.declare import HEADER, Extent, Helper, Intrinsic, Kernel
 
 ISLAND = 1 << 57  # bytes between operands: 39 slots fit into int64
@@ -118,6 +127,9 @@ def trace_kernel(
 ) -> Trace:
     """What `thread` of `threads` touches when it runs `row`; TooLong past `limit` steps."""
     trace = Trace(limit)
+    if "limits_step" in kernel.fields and row["limits_step"]:  # a record that has something to do
+        slot = len(HEADER) + kernel.fields.index("limits")
+        trace.words[slot * ISLAND + thread * row["limits_step"] + 4 * ranges.RUN] = 1
     slots = [Wrapped(0)] * len(HEADER) + [Wrapped(row[name]) for name in kernel.fields]
     run = _Rebuilder(trace).function(kernel.fn)
     status = run(slots, None, None, Wrapped(thread), Wrapped(threads))
@@ -157,7 +169,7 @@ class _Rebuilder:
             return lambda address: Pointer(trace, address, POINTERS[name])
         if name == "put_ramp":
             return lambda address, start, step: _ramp(trace, address, start, step)
-        if name in ("add32", "sub32", "mul32", "fma_f32", "quantize_u8"):
+        if name in ("add32", "sub32", "mul32", "fma_f32", "quantize_u8", "quotient_code"):
             return lambda *args: 0
         if isinstance(declared, Helper):
             return self.function(declared.fn)
@@ -185,6 +197,23 @@ class _Rebuilder:
         if made.get("kind") == "tile":
             return _depthwise_tile(trace, _depthwise_spec(made), made["lanes"])
         raise NotImplementedError(f"the trace does not know the intrinsic {name}")
+
+
+def _limits(trace: Trace, limits: int, epilogue: str, lanes: int) -> None:
+    """What an epilogue reads at `limits`, and the ends of a range that it widens there."""
+    ends: tuple[int, ...] = ()
+    if epilogue == "u8":
+        trace.touch(limits, 12)
+    elif epilogue == "f32":
+        trace.touch(limits + 4 * ranges.RUN, 4)
+        if trace.words.get(int(limits) + 4 * ranges.RUN):
+            ends = ranges.LOW_AT, ranges.HIGH_AT
+    elif epilogue == "codes":
+        trace.touch(limits, 4 * len(ranges.HEADER))
+        ends = (ranges.HIGH_AT,)
+    for end in ends:
+        trace.touch(limits + end, 4 * lanes)
+        trace.touch(limits + end, 4 * lanes, writes=True)
 
 
 def _vector(trace: Trace, name: str, lane: str, count: int) -> Any:
@@ -245,14 +274,13 @@ def _tile(
         assert 1 <= a["m"] <= mr and 1 <= a["n"] <= nr, f"m {a['m']} n {a['n']} in a {mr}x{nr} tile"
         arrays = 1 + (epilogue != "i32") + (a["sums"] != 0)  # bias, multiplier, -w_zero_point
         trace.touch(a["columns"], 4 * nr * arrays)
-        if epilogue == "f32":
+        if epilogue in ("f32", "codes"):
             trace.touch(a["columns"] + 12 * nr, 4 * nr)
-        elif epilogue == "u8":
-            trace.touch(a["limits"], 12)
+        _limits(trace, a["limits"], epilogue, dot.lanes)
         assert a["tiles"] >= 1 and (a["tiles"] == 1 or a["m"] == mr), "rows of a run are all valid"
         if a["taps"] * a["groups"]:
             trace.touch(a["panel"], a["taps"] * a["groups"] * nr * dot.weight_nbytes)
-        itemsize = 1 if epilogue == "u8" else 4
+        itemsize = 1 if epilogue in NARROW else 4
         n = nr if epilogue == "i32" else a["n"]
         for i in trace.counted(a["tiles"]):
             if a["sums"]:
@@ -324,7 +352,9 @@ def _winograd_output(trace: Trace, lanes: int, epilogue: str) -> Any:
             trace.touch(a["sums"] + slot * a["step"], 4 * lanes)
         if epilogue != "sums":
             trace.touch(a["columns"] + 4 * lanes, 4 * lanes)
-            trace.touch(a["columns"] + 12 * lanes if epilogue == "f32" else a["limits"], 12)
+            if epilogue == "f32":
+                trace.touch(a["columns"] + 12 * lanes, 4 * lanes)
+        _limits(trace, a["limits"], epilogue, lanes)
         for i in range(int(a["lines"])):
             for j in range(int(a["m"])):
                 at = a["out"] + i * a["line"] + j * a["ldc"]
@@ -370,7 +400,7 @@ def _interleave(trace: Trace, family: str, lanes: int) -> Any:
 
 def _depthwise_spec(made: dict[str, Any]) -> DepthwiseSpec:
     row = (made["family"], made["epilogue"])
-    return next(s for s in DEPTHWISE if (s.family, s.epilogue) == row)
+    return next(s for s in (*DEPTHWISE, *DEPTHWISE_CODES) if (s.family, s.epilogue) == row)
 
 
 def _carry_row(
@@ -384,7 +414,7 @@ def _carry_row(
         a = dict(zip(depthwise_carry.arguments(rows), args, strict=True))
         assert 1 <= a["n"] <= 4 * lanes
         trace.touch(a["columns"], 4 * spec.column_nbytes * lanes)
-        trace.touch(a["limits"], 12)
+        _limits(trace, a["limits"], spec.epilogue, lanes)
         places = [*range(0, 2 * kernel_w, 2), 1, 3] if rows == 5 else range(kernel_w)
         for place in places:
             trace.touch(a["weights"] + place * 16 * lanes, 16 * lanes)
@@ -408,7 +438,7 @@ def _depthwise_tile(trace: Trace, spec: DepthwiseSpec, lanes: int) -> Any:
         assert 1 <= a["m"] <= spec.pixels and 1 <= a["n"] <= 4 * lanes
         groups = int(a["row_groups"])
         trace.touch(a["columns"], 4 * spec.column_nbytes * lanes)
-        trace.touch(a["limits"], 12)
+        _limits(trace, a["limits"], spec.epilogue, lanes)
         trace.touch(a["weights"], int(a["kernel_w"]) * groups * 16 * lanes)
         for p in range(spec.pixels):
             for kx in trace.counted(a["kernel_w"]):

@@ -247,15 +247,18 @@ def run(
     threads: int = 1,
     seed: int = 0,
     store: dict[Hashable, Array] | None = None,
-) -> tuple[Array, tuple[str, ...]]:
+    outputs: int = 0,
+) -> tuple[Any, tuple[str, ...]]:
     """Run `node` on `x` with guard bytes and a junk arena: its output, and the kernels that ran.
 
-    `store` keeps packed weights by key from run to run.
+    `store` keeps packed weights by key from run to run. With `outputs` there is a list of as many;
+    bytes that a row need not write are 0 there.
     """
     spec = conv.SPEC if node.op == "Conv" else matmul.SPEC
     assert spec.lower is not None
     bench = ProductBench(active_features(features), threads, store=store)
-    ins, outs = bench.operand(node.required(0)), bench.operand(node.outputs[0])
+    ins = bench.operand(node.required(0))
+    outs = [bench.operand(value) for value in node.outputs]
     spec.lower(node, bench)
     bench.check_extents()
     rng = np.random.default_rng(seed)
@@ -266,6 +269,8 @@ def run(
     constants[len(bench.constants) :] = 255
     image = kernel_harness.memory_image(x, node.required(0)).reshape(-1)
     arena[ins.offset : ins.offset + image.size] = image
+    for at, value in zip(outs[1:], node.outputs[1:], strict=True):
+        arena[at.offset : at.offset + value.nbytes] = 0
     before = arena.copy()
     kernel_harness.run_rows(bench, arena, constants, threads)
     guarded = np.ones(arena.size, bool)
@@ -273,9 +278,11 @@ def run(
         guarded[start:stop] = False
     assert np.array_equal(arena[guarded], before[guarded]), f"{node} wrote outside its operands"
     assert np.array_equal(arena[ins.offset : ins.offset + image.size], image), "x was changed"
-    out = node.outputs[0]
-    y = kernel_harness.logical_array(arena[outs.offset : outs.offset + out.nbytes], out).copy()
-    return y, tuple(kernel.name for kernel, _ in bench.rows)
+    found = [
+        kernel_harness.logical_array(arena[at.offset : at.offset + value.nbytes], value).copy()
+        for at, value in zip(outs, node.outputs, strict=True)
+    ]
+    return found if outputs else found[0], tuple(kernel.name for kernel, _ in bench.rows)
 
 
 @dataclass

@@ -15,8 +15,8 @@ from cross import assembly, empty_module
 
 from qrt.gemm.depthwise_table import DEPTHWISE
 from qrt.gemm.depthwise_tile import DOTS
-from qrt.gemm.depthwise_tile import EPILOGUES as DEPTHWISE_EPILOGUES
 from qrt.gemm.depthwise_tile import build_tile as build_depthwise_tile
+from qrt.gemm.depthwise_tile import builder_of as depthwise_builder
 from qrt.gemm.dots import FAMILIES
 from qrt.gemm.driver import PRODUCTS
 from qrt.gemm.epilogue import BUILDERS
@@ -115,7 +115,7 @@ def test_float_tiles_multiply_by_element(tile: TileSpec) -> None:
 def test_depthwise_tiles_use_their_instruction(spec: object) -> None:
     family = spec.family  # type: ignore[attr-defined]
     module = empty_module("aarch64")
-    end = DEPTHWISE_EPILOGUES[spec.epilogue]  # type: ignore[attr-defined]
+    end = depthwise_builder(spec.epilogue, spec.features)
     build_depthwise_tile(module, "tile", DOTS[family, 4], 4, (3, 1), end)
     wanted = {"neon": "smlal", "dotprod": "sdot", "i8mm": "usdot"}[family]
     assert f"\t{wanted}\t" in assembly(module, ARM_LEVELS[family])

@@ -14,11 +14,16 @@ from product_cases import Tally
 
 from qrt.gemm.depthwise import KERNELS_BY_SPEC
 from qrt.gemm.depthwise_rows import FIELDS
-from qrt.gemm.depthwise_table import DEPTHWISE, DepthwiseSpec, scratch_nbytes
+from qrt.gemm.depthwise_table import DEPTHWISE, DEPTHWISE_CODES, DepthwiseSpec, scratch_nbytes
+from qrt.gemm.ranges import RECORD_NBYTES
+from qrt.gemm.table import CODES
 from qrt.ops.pad_pixels import FIELDS as PAD_FIELDS
 from qrt.ops.pad_pixels import pad_pixels_kernel
 
-SPECS = [pytest.param(spec, id=spec.kernel_name) for spec in DEPTHWISE]
+SPECS = [
+    pytest.param(spec, id=spec.kernel_name)
+    for spec in (*DEPTHWISE, DEPTHWISE_CODES[0], DEPTHWISE_CODES[-1])
+]
 OPERANDS = ("x", "y", "weights", "columns", "pad", "limits", "scratch")
 SIZES = tuple(name for name in FIELDS if name not in OPERANDS)
 ANYTHING = (-1, 0, 1, 2, 3, 5, 7, 16, 64, 1000, 2**20, 2**31, 2**32, 2**39, 2**40, 2**62, -(2**63))
@@ -46,6 +51,7 @@ def honest_row(rng: np.random.Generator, spec: DepthwiseSpec) -> dict[str, int]:
     ):
         span = row[size] + row[pad] + some(0, 4) - (row[kernel] - 1) * row[dilation]
         row[out] = max(1, (span - 1) // row[stride] + 1)
+    row["limits_step"] = RECORD_NBYTES * (1 if spec.epilogue == CODES else some(0, 2))
     row["scratch_nbytes"] = -(-scratch_nbytes(row, spec) // 64) * 64
     return row
 

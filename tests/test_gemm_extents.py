@@ -19,8 +19,10 @@ from product_cases import ProductBench, Tally, conv_node, draw_numbers, forced, 
 
 from qrt.gemm.driver import FIELDS, FLOAT_PRODUCTS, PRODUCTS
 from qrt.gemm.extents import LIMIT, check_geometry, input_nbytes
+from qrt.gemm.order import NARROW
+from qrt.gemm.ranges import RECORD_NBYTES
 from qrt.gemm.row_sums import pixel_sums_kernel, window_sums_kernel
-from qrt.gemm.table import TileSpec
+from qrt.gemm.table import CODES, TILES, TileSpec
 from qrt.jit.declare import Kernel
 from qrt.ops import conv
 
@@ -33,6 +35,7 @@ KERNELS = [
     pytest.param(kernel, id=kernel.name)
     for kernel in (
         *(PRODUCTS[row] for row in tile_rows()),
+        *(PRODUCTS[tile, CODES] for tile in (TILES[0], TILES[-1])),  # one generated, one not
         *FLOAT_PRODUCTS.values(),
         pixel_sums_kernel,
         window_sums_kernel,
@@ -69,6 +72,7 @@ def honest_row(rng: np.random.Generator, tile: TileSpec | None) -> dict[str, int
         after = some(0, 4)
         span = row[size] + row[pad] + after - (row[kernel] - 1) * row[dilation]
         row[out] = max(1, (span - 1) // row[stride] + 1)
+    row["limits_step"] = RECORD_NBYTES * some(0, 2)
     c = cg * groups
     row |= {"x_pixel": c, "x_row": c * row["width"], "x_image": c * row["width"] * row["height"]}
     row |= {"x_group": cg, "y_pixel": row["n"] * groups * itemsize, "y_group": row["n"] * itemsize}
@@ -88,13 +92,14 @@ def dense_row(rng: np.random.Generator, tile: TileSpec | None) -> dict[str, int]
 
 def itemsize_of(kernel: Kernel) -> int:
     """Bytes of one output of the kernel."""
-    return 1 if kernel.name.endswith("_u8") else 4
+    return 1 if kernel.name.endswith(NARROW) else 4
 
 
 def fixed_output(kernel: Kernel, row: dict[str, int]) -> dict[str, int]:
     """The same row with output steps of the kernel's own item size."""
     size = row["n"] * itemsize_of(kernel)
-    return row | {"y_pixel": size * row["groups"], "y_group": size}
+    limits = {} if not kernel.name.endswith(CODES) else {"limits_step": RECORD_NBYTES}
+    return row | {"y_pixel": size * row["groups"], "y_group": size} | limits
 
 
 def work(row: Mapping[str, int], kernel: Kernel) -> int:
@@ -302,8 +307,8 @@ def test_a_small_program_does_not_run_for_ever() -> None:
 def test_negative_sizes_are_refused(name: str) -> None:
     """No size is negative, and none reaches the limit that keeps products inside int64."""
     row = honest_row(np.random.default_rng(2), None)
-    if name == "has_sums":
-        return  # a flag: any value but zero means yes
+    if name in ("has_sums", "limits_step"):
+        return  # a flag: any value but zero means yes; a step that only `limits_extent` knows
     for value in (-1, -(2**63), LIMIT, 2**62):
         with pytest.raises(ValueError, match=name):
             check_geometry(row | {name: value})

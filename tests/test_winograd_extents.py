@@ -12,6 +12,7 @@ from corrupt_rows import check_corrupt_rows
 from kernel_trace import strays, touched, trace_kernel
 from product_cases import Tally
 
+from qrt.gemm.ranges import RECORD_NBYTES
 from qrt.gemm.table import EPILOGUES
 from qrt.gemm.winograd_kernel import KERNELS_BY_ROW
 from qrt.gemm.winograd_rows import FIELDS
@@ -40,6 +41,7 @@ def honest_row(rng: np.random.Generator, spec: WinogradSpec) -> dict[str, int]:
         "n": int(rng.choice([1, lanes, lanes + 1, nr - 1, nr, nr + 1])),
         "block": some(1, 9), "max_threads": some(1, 4),
     }  # fmt: skip
+    row["limits_step"] = RECORD_NBYTES * some(0, 2)
     row["out_height"] = max(1, row["height"] + row["pad_h"] + some(0, 3) - 2)
     row["out_width"] = max(1, row["width"] + row["pad_w"] + some(0, 3) - 2)
     return row

@@ -15,7 +15,7 @@ from cross import assembly, empty_module
 from qrt.gemm.depthwise import KERNELS_BY_SPEC
 from qrt.gemm.depthwise_carry import build_carry_row
 from qrt.gemm.depthwise_table import DEPTHWISE, DepthwiseSpec
-from qrt.gemm.depthwise_tile import DOTS, EPILOGUES
+from qrt.gemm.depthwise_tile import DOTS, builder_of
 from qrt.gemm.depthwise_tile import build_tile as build_depthwise_tile
 from qrt.gemm.dots import FAMILIES
 from qrt.gemm.driver import PRODUCTS
@@ -97,11 +97,12 @@ def test_depthwise(spec: DepthwiseSpec) -> None:
         for shape in ((3, 1), (0, 0)):
             module = empty_module("x86_64")
             dot = DOTS[spec.family, lanes]
-            build_depthwise_tile(module, "tile", dot, spec.pixels, shape, EPILOGUES[spec.epilogue])
+            end = builder_of(spec.epilogue, spec.features)
+            build_depthwise_tile(module, "tile", dot, spec.pixels, shape, end)
             check(assembly(module, spec.features), spec.family, 4 * spec.pixels)
         if spec.rows == 4:
             module = empty_module("x86_64")
-            build_carry_row(module, "row", dot, 3, 1, EPILOGUES[spec.epilogue])
+            build_carry_row(module, "row", dot, 3, 1, builder_of(spec.epilogue, spec.features))
             check(assembly(module, spec.features), spec.family, 12)
 
 

@@ -24,6 +24,7 @@ from qrt.gemm.depthwise_rows import (
     KERNEL_H,
     KERNEL_W,
     LIMITS,
+    LIMITS_STEP,
     MAX_THREADS,
     OUT_HEIGHT,
     OUT_WIDTH,
@@ -40,7 +41,11 @@ from qrt.gemm.depthwise_rows import (
     Y,
     depthwise_extents,
 )  # fmt: skip
-from qrt.gemm.depthwise_table import DEPTHWISE, DepthwiseSpec
+from qrt.gemm.depthwise_table import DEPTHWISE, DEPTHWISE_CODES, DepthwiseSpec
+from qrt.gemm.ranges import RUN as RANGE_RUN
+from qrt.gemm.ranges import SCALE as RANGE_SCALE
+from qrt.gemm.ranges import quotient_code, widen_range
+from qrt.gemm.table import CODES
 from qrt.jit.declare import Extent, Kernel, kernel
 from qrt.simd.memory import as_f32, as_i16, as_i32, as_u8, operand
 from qrt.simd.scalar import add32, mul32, quantize_u8
@@ -68,17 +73,20 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
     weight_nbytes = np.dtype(spec.weight_dtype).itemsize
     itemsize, column_size = spec.itemsize, spec.column_nbytes
     wide, slim = 4 * wide_lanes, 4 * slim_lanes
+    twice = spec.epilogue == CODES  # the second time only where the first guessed wrong
 
     def depthwise(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         threads = min(threads, row[MAX_THREADS])
         if thread >= threads:
+            return 0
+        limits = operand(row, LIMITS, arena, constants) + thread * row[LIMITS_STEP]
+        if twice and as_i32(limits)[RANGE_RUN] == 0:
             return 0
         x = operand(row, X, arena, constants)
         y = operand(row, Y, arena, constants)
         weights0 = operand(row, WEIGHTS, arena, constants)
         columns0 = operand(row, COLUMNS, arena, constants)
         pad = operand(row, PAD, arena, constants)
-        limits = operand(row, LIMITS, arena, constants)
         scratch = operand(row, SCRATCH, arena, constants) + thread * row[SCRATCH_NBYTES]
         channels = row[CHANNELS]
         ldc = channels * itemsize
@@ -222,11 +230,16 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
 
 def _make_portable(spec: DepthwiseSpec) -> Kernel:
     """The scalar row: every output by itself."""
-    narrow = spec.epilogue == "u8"
+    narrow, twice = spec.epilogue == "u8", spec.epilogue == CODES
 
     def depthwise(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         threads = min(threads, row[MAX_THREADS])
         if thread >= threads:
+            return 0
+        limits_at = operand(row, LIMITS, arena, constants) + thread * row[LIMITS_STEP]
+        limits = as_i32(limits_at)
+        ranged = not narrow and limits[RANGE_RUN] != 0
+        if twice and not ranged:
             return 0
         x = as_u8(operand(row, X, arena, constants))
         codes = as_u8(operand(row, Y, arena, constants))
@@ -237,7 +250,7 @@ def _make_portable(spec: DepthwiseSpec) -> Kernel:
         multiplier = as_f32(operand(row, COLUMNS, arena, constants) + 4 * channels)
         float_bias = as_f32(operand(row, COLUMNS, arena, constants) + 12 * channels)
         pad_value = np.int32(as_u8(operand(row, PAD, arena, constants))[0])
-        limits = as_i32(operand(row, LIMITS, arena, constants))
+        step = as_f32(limits_at)[RANGE_SCALE]
         zero_point = limits[0]
         low = np.float32(limits[1] - zero_point)
         high = np.float32(limits[2] - zero_point)
@@ -262,8 +275,14 @@ def _make_portable(spec: DepthwiseSpec) -> Kernel:
                     scaled = np.float32(acc) * multiplier[c]
                     if narrow:
                         codes[out + c] = quantize_u8(scaled, low, high, zero_point)
+                        continue
+                    real = np.float32(scaled + float_bias[c])
+                    if ranged:
+                        widen_range(limits_at, real)
+                    if twice:
+                        codes[out + c] = quotient_code(real, step)
                     else:
-                        reals[out + c] = scaled + float_bias[c]
+                        reals[out + c] = real
         return 0
 
     def extents(row: Mapping[str, int]) -> list[Extent]:
@@ -274,5 +293,5 @@ def _make_portable(spec: DepthwiseSpec) -> Kernel:
 
 KERNELS_BY_SPEC: dict[DepthwiseSpec, Kernel] = {
     spec: _make_portable(spec) if spec.family == "portable" else make_kernel(spec)
-    for spec in DEPTHWISE
+    for spec in (*DEPTHWISE, *DEPTHWISE_CODES)
 }

@@ -26,7 +26,7 @@ def _codegen(
         name = f"qrt_depthwise_{kind}_{family}_{lanes}_{shape[0]}x{shape[1]}"
         fn = builder.module.globals.get(name)
         dot = depthwise_tile.DOTS[family, lanes]
-        end = depthwise_tile.EPILOGUES[epilogue]
+        end = depthwise_tile.builder_of(epilogue, dot.features)
         if fn is None and kind == "carry":
             fn = build_carry_row(builder.module, name, dot, *shape, end)
         elif fn is None and kind == "interleave":

@@ -8,6 +8,7 @@ import numpy as np
 
 from qrt.gemm.depthwise_table import DepthwiseSpec, blocks, scratch_nbytes
 from qrt.gemm.extents import GEOMETRY, check_alignment
+from qrt.gemm.ranges import limits_extent
 from qrt.jit.declare import Extent, slots
 
 FIELDS = (
@@ -16,7 +17,8 @@ FIELDS = (
     "weights",
     "columns",
     "pad",
-    "limits",
+    "limits",  # as a product's
+    "limits_step",
     "scratch",  # scratch_nbytes per thread
     "scratch_nbytes",
     *GEOMETRY,
@@ -24,14 +26,14 @@ FIELDS = (
     "max_threads",
 )
 (
-    X, Y, WEIGHTS, COLUMNS, PAD, LIMITS, SCRATCH, SCRATCH_NBYTES, BATCH, HEIGHT, WIDTH, OUT_HEIGHT,
-    OUT_WIDTH, KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD_H, PAD_W, DILATION_H, DILATION_W,
-    CHANNELS, MAX_THREADS,
+    X, Y, WEIGHTS, COLUMNS, PAD, LIMITS, LIMITS_STEP, SCRATCH, SCRATCH_NBYTES, BATCH, HEIGHT,
+    WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD_H, PAD_W, DILATION_H,
+    DILATION_W, CHANNELS, MAX_THREADS,
 ) = slots(FIELDS)  # fmt: skip
 
 
 def depthwise_extents(spec: DepthwiseSpec, row: Mapping[str, int]) -> list[Extent]:
-    for name in FIELDS[8:]:
+    for name in FIELDS[9:]:
         low = 0 if name in ("pad_h", "pad_w", "height", "width") else 1
         if not low <= row[name] < 2**40:
             raise ValueError(f"{name} must be at least {low}, got {row[name]}")
@@ -57,6 +59,6 @@ def depthwise_extents(spec: DepthwiseSpec, row: Mapping[str, int]) -> list[Exten
         Extent("weights", weights),
         Extent("columns", spec.column_nbytes * padded),
         Extent("pad", 64),
-        Extent("limits", 16),
+        limits_extent(row, spec.epilogue),
         Extent("scratch", row["max_threads"] * row["scratch_nbytes"], writes=True),
     ]

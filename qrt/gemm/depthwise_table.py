@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from qrt.gemm.depthwise_order import carries_tall
-from qrt.gemm.order import column_order
+from qrt.gemm.order import NARROW, column_order
+from qrt.gemm.table import CODES
 
 Array = np.ndarray[Any, Any]
 
@@ -18,7 +19,7 @@ Array = np.ndarray[Any, Any]
 class DepthwiseSpec:
     """A family: rows per dot group, lanes of its blocks (widest first), pixels per tile.
 
-    `epilogue` is what follows the sums: u8 or f32, as in gemm's table. `x_offset` as in a
+    `epilogue` is what follows the sums: u8, f32 or codes, as in gemm's table. `x_offset` as in a
     `TileSpec`; `planar` says that in a vector of weights all lanes of one row
     of the kernel lie before those of the next.
     """
@@ -41,7 +42,7 @@ class DepthwiseSpec:
     @property
     def itemsize(self) -> int:
         """Bytes of an output."""
-        return 1 if self.epilogue == "u8" else 4
+        return 1 if self.epilogue in NARROW else 4
 
     @property
     def column_nbytes(self) -> int:
@@ -65,6 +66,7 @@ FAMILIES: tuple[DepthwiseSpec, ...] = (
 DEPTHWISE: tuple[DepthwiseSpec, ...] = tuple(
     replace(family, epilogue=epilogue) for epilogue in ("u8", "f32") for family in FAMILIES
 )
+DEPTHWISE_CODES = tuple(replace(family, epilogue=CODES) for family in FAMILIES)
 
 
 def blocks(channels: int, spec: DepthwiseSpec) -> list[int]:
@@ -117,7 +119,7 @@ def pack_depthwise_columns(
         np.broadcast_to(multiplier, channels).astype(np.float32).view(np.int32),
     ]
     orders = ["u8", spec.epilogue]
-    if spec.epilogue == "f32":
+    if spec.epilogue != "u8":
         arrays.append(np.zeros(channels, np.int32))
         arrays.append(np.broadcast_to(float_bias, channels).astype(np.float32).view(np.int32))
         orders += [spec.epilogue] * 2

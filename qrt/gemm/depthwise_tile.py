@@ -18,9 +18,9 @@ from typing import Any
 
 from llvmlite import ir
 
+from qrt.gemm import epilogue as epilogues
 from qrt.gemm.dots import flip_signs, pmaddwd, sdot, usdot, vpdpbusd
 from qrt.gemm.emit import I8, I16, I32, I64, const, declare, load, store
-from qrt.gemm.epilogue import requantize_u8, scale_f32
 
 ARGUMENTS = (
     "scratch",  # interleaved columns, at the first pixel's first column
@@ -292,10 +292,14 @@ def _in_order(b: Any, acc: list[Any]) -> list[Any]:
 
 
 def _scale_in_order(b: Any, fn: Any, arg: Any, acc: list[list[Any]], lanes: int) -> None:
-    scale_f32(b, fn, arg, [_in_order(b, row) for row in acc], lanes)
+    epilogues.scale_f32(b, fn, arg, [_in_order(b, row) for row in acc], lanes)
 
 
-EPILOGUES = {"u8": requantize_u8, "f32": _scale_in_order}
+def builder_of(epilogue: str, features: tuple[str, ...]) -> Callable[..., None]:
+    """The builder of `epilogue` for a family that needs `features`."""
+    return _scale_in_order if epilogue == "f32" else epilogues.builder_of(epilogue, features)
+
+
 VNNI, VEX_VNNI = ("avx512", "avx512vnni"), ("avx2", "avxvnni")
 # family, lanes of a block -> how it interleaves and multiplies
 DOTS = {

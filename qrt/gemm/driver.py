@@ -14,11 +14,21 @@ from functools import partial
 from typing import Any
 
 from qrt.gemm.extents import GEOMETRY, LANES, product_extents
-from qrt.gemm.table import EPILOGUES, FLOAT_EPILOGUE, FLOAT_TILES, TILES, WEIGHT_NBYTES, TileSpec
+from qrt.gemm.order import NARROW
+from qrt.gemm.ranges import RUN as RANGE_RUN
+from qrt.gemm.table import (
+    CODES,
+    EPILOGUES,
+    FLOAT_EPILOGUE,
+    FLOAT_TILES,
+    TILES,
+    WEIGHT_NBYTES,
+    TileSpec,
+)
 from qrt.gemm.tiles import tiles as tile_functions
 from qrt.gemm.widen import widen_rows, words_nbytes
 from qrt.jit.declare import Kernel, helper, kernel, slots
-from qrt.simd.memory import as_i64, operand, put_ramp
+from qrt.simd.memory import as_i32, as_i64, operand, put_ramp
 
 FIELDS = (
     "x",
@@ -27,7 +37,8 @@ FIELDS = (
     "columns",
     "sums",  # int32 row sums of the activations, used when has_sums
     "pad",  # a row of x zero points, as long as a tap's channels
-    "limits",
+    "limits",  # four int32, or a record of a range per thread
+    "limits_step",
     "rows",  # scratch: `work_nbytes` per thread
     "has_sums",
     *GEOMETRY,
@@ -45,9 +56,9 @@ FIELDS = (
     "max_threads",  # the product is too small for more
 )
 (
-    X, Y, PANELS, COLUMNS, SUMS, PAD, LIMITS, ROWS, HAS_SUMS, BATCH, HEIGHT, WIDTH, OUT_HEIGHT,
-    OUT_WIDTH, KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD_H, PAD_W, DILATION_H, DILATION_W,
-    X_PIXEL, X_ROW, X_IMAGE, X_GROUP, CHANNELS, N, Y_PIXEL, Y_GROUP, GROUPS, BLOCK, RUN,
+    X, Y, PANELS, COLUMNS, SUMS, PAD, LIMITS, LIMITS_STEP, ROWS, HAS_SUMS, BATCH, HEIGHT, WIDTH,
+    OUT_HEIGHT, OUT_WIDTH, KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD_H, PAD_W, DILATION_H,
+    DILATION_W, X_PIXEL, X_ROW, X_IMAGE, X_GROUP, CHANNELS, N, Y_PIXEL, Y_GROUP, GROUPS, BLOCK, RUN,
     MAX_THREADS,
 ) = slots(FIELDS)  # fmt: skip
 
@@ -194,7 +205,8 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
     """The product kernel of a table row; its closure holds the tile's constants."""
     mr, nr, lanes = tile.mr, tile.nr, tile.lanes
     kr = tile.kr
-    itemsize = 1 if epilogue == "u8" else 4
+    itemsize = 1 if epilogue in NARROW else 4
+    twice = epilogue == CODES  # the second time only where the first guessed wrong
     heights, widths = tile.heights, tile.widths
     full_nv = tile.nv
     words = tile.words
@@ -204,6 +216,9 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
         threads = min(threads, row[MAX_THREADS])
         m_total = row[BATCH] * row[OUT_HEIGHT] * row[OUT_WIDTH]
         if thread >= threads or m_total == 0:
+            return 0
+        limits = operand(row, LIMITS, arena, constants) + thread * row[LIMITS_STEP]
+        if twice and as_i32(limits)[RANGE_RUN] == 0:
             return 0
         n = row[N]
         taps = row[KERNEL_H] * row[KERNEL_W]
@@ -220,7 +235,6 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
         tile_groups = taps * k_groups if words else k_groups
         dense = is_dense(row)
         pad = operand(row, PAD, arena, constants)
-        limits = operand(row, LIMITS, arena, constants)
         y_pixel = row[Y_PIXEL]
         panels = (n + nr - 1) // nr
         panel_nbytes = taps * k_groups * nr * WEIGHT_NBYTES
@@ -305,7 +319,7 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
     return kernel(
         tile.kernel_name(epilogue),
         FIELDS,
-        partial(product_extents, tile, itemsize),
+        partial(product_extents, tile, epilogue),
         family="gemm",
         features=tile.features,
         preconditions=(
@@ -315,7 +329,9 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
 
 
 PRODUCTS: dict[tuple[TileSpec, str], Any] = {
-    (tile, epilogue): make_kernel(tile, epilogue) for tile in TILES for epilogue in EPILOGUES
+    (tile, epilogue): make_kernel(tile, epilogue)
+    for tile in TILES
+    for epilogue in (*EPILOGUES, CODES)
 }
 FLOAT_PRODUCTS: dict[TileSpec, Any] = {
     tile: make_kernel(tile, FLOAT_EPILOGUE) for tile in FLOAT_TILES

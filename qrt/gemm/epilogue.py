@@ -9,12 +9,16 @@ weights at lowering; fcvtns does the same below it. Whose instructions: the modu
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
 
 from qrt.gemm.dots import splat_const
 from qrt.gemm.emit import F32, I1, I8, I16, I32, const, declare, load, splat, store
+from qrt.gemm.range_tile import header_word, widen_ranges
+from qrt.gemm.ranges import FACTOR, MULTIPLIES, REST, RUN, SCALE
 
 AVX512_LANES = 16
 _TO_INT = {4: "sse2.cvtps2dq", 8: "avx.cvt.ps2dq.256", 16: "avx512.mask.cvtps2dq.512"}
@@ -105,21 +109,88 @@ def scale_f32(b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes:
     """Store f32(acc) * scale + float_bias; the multipliers of the panel are the scales.
 
     Two roundings: the product's and the sum's. Sums that are floats already stay as they are.
+    Where `limits` is a record of a range (`ranges.py`), the outputs are taken into it.
     """
+    rows = _scaled(b, arg, acc, lanes)
+    flag = header_word(b, arg, RUN, I32)
+    ranged, after = fn.append_basic_block("ranged"), fn.append_basic_block("scaled")
+    b.cbranch(b.icmp_signed("!=", flag, const(0, I32)), ranged, after)
+    b.position_at_end(ranged)
+    widen_ranges(b, fn, arg, rows, ("low", "high"))
+    b.branch(after)
+    b.position_at_end(after)
+    store_f32(b, fn, arg, rows, lanes)
+
+
+def quantize_codes(
+    b: Any, fn: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int, *, fused: bool = False
+) -> None:
+    """Store clamp(round_half_even(y / scale), 0, 255) of y = f32(acc) * scale + float_bias.
+
+    scale is that of the record at `limits`, and y is taken into its `high`. `fused`: the CPU adds
+    products in one instruction.
+    """
+    rows = _scaled(b, arg, acc, lanes)
+    widen_ranges(b, fn, arg, rows, ("high",))
+    # NaN has an int32 of 0 or less
+    ints = [[_to_int(b, q, lanes) for q in row] for row in _divided(b, fn, arg, rows, fused)]
+    _store_rows(b, fn, arg, _pack_rows(b, ints, lanes, None, None), 1, lanes)
+
+
+def _scaled(b: Any, arg: dict[str, Any], acc: list[list[Any]], lanes: int) -> list[list[Any]]:
+    """f32(acc) * scale + float_bias."""
     nv = len(acc[0])
     nr = nv * lanes
     floats = ir.VectorType(F32, lanes)
     at = arg["columns"]
     scales = [load(b, b.add(at, const(4 * (nr + lanes * v))), floats) for v in range(nv)]
     biases = [load(b, b.add(at, const(4 * (3 * nr + lanes * v))), floats) for v in range(nv)]
-    rows = [
+    return [
         [
             b.fadd(b.fmul(a if a.type == floats else b.sitofp(a, floats), s), f)
             for a, s, f in zip(line, scales, biases, strict=True)
         ]
         for line in acc
     ]
-    store_f32(b, fn, arg, rows, lanes)
+
+
+def _divided(
+    b: Any, fn: Any, arg: dict[str, Any], rows: list[list[Any]], fused: bool
+) -> list[list[Any]]:
+    """rows / scale, at most 255: or two products that are proved to round alike, where they are
+    cheap; those end below 2**31 (`settle_range` looks)."""
+    lanes = rows[0][0].type.count
+    scale, factor, rest = (
+        splat(b, header_word(b, arg, word, F32), lanes) for word in (SCALE, FACTOR, REST)
+    )
+    most = splat(b, ir.Constant(F32, 255.0), lanes)
+
+    def quotient(y: Any) -> Any:
+        q = b.fdiv(y, scale)
+        return b.select(b.fcmp_ordered("<", most, q), most, q)
+
+    if not fused:
+        return [[quotient(y) for y in row] for row in rows]
+    fma = declare(b.module, f"llvm.fma.v{lanes}f32", factor.type, [factor.type] * 3)
+    names = ("quotients", "products", "divided")
+    quotients, products, after = (fn.append_basic_block(name) for name in names)
+    proved = b.icmp_signed("!=", header_word(b, arg, MULTIPLIES, I32), const(0, I32))
+    b.cbranch(proved, products, quotients)
+    b.position_at_end(quotients)
+    divided = [[quotient(y) for y in row] for row in rows]
+    b.branch(after)
+    b.position_at_end(products)
+    multiplied = [[b.call(fma, [y, factor, b.fmul(y, rest)]) for y in row] for row in rows]
+    b.branch(after)
+    b.position_at_end(after)
+    result = []
+    for one, other in zip(divided, multiplied, strict=True):
+        phis = [b.phi(factor.type) for _ in one]
+        for phi, q, p in zip(phis, one, other, strict=True):
+            phi.add_incoming(q, quotients)
+            phi.add_incoming(p, products)
+        result.append(phis)
+    return result
 
 
 def store_f32(b: Any, fn: Any, arg: dict[str, Any], rows: list[list[Any]], lanes: int) -> None:
@@ -293,5 +364,19 @@ def _slice(b: Any, row: Any, start: int, count: int) -> Any:
     return b.shuffle_vector(row, ir.Constant(row.type, ir.Undefined), mask)
 
 
-# one name per epilogue: what `table.EPILOGUES` lists, and the sums that a transform reads
-BUILDERS = {"u8": requantize_u8, "f32": scale_f32, "sums": store_sums, "i32": store_i32}
+# one name per epilogue: what `table.EPILOGUES` and CODES list, and the sums that a transform reads
+BUILDERS = {
+    "u8": requantize_u8,
+    "codes": quantize_codes,
+    "f32": scale_f32,
+    "sums": store_sums,
+    "i32": store_i32,
+}
+FUSED = {"avx512", "neon"}  # instruction sets that have fused multiply-add
+
+
+def builder_of(epilogue: str, features: Iterable[str]) -> Callable[..., None]:
+    """The builder of `epilogue` for tiles that need `features`."""
+    if epilogue == "codes":
+        return partial(quantize_codes, fused=not FUSED.isdisjoint(features))
+    return BUILDERS[epilogue]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from qrt.gemm.order import NARROW
+from qrt.gemm.ranges import limits_extent
 from qrt.gemm.table import WEIGHT_NBYTES, TileSpec, padded_columns
 from qrt.gemm.widen import words_nbytes
 from qrt.jit.declare import Extent
@@ -97,8 +99,8 @@ def output_nbytes(row: Mapping[str, int], itemsize: int) -> int:
     return (m - 1) * row["y_pixel"] + (row["groups"] - 1) * row["y_group"] + row["n"] * itemsize
 
 
-def product_extents(tile: TileSpec, itemsize: int, row: Mapping[str, int]) -> list[Extent]:
-    """Extents of a product by `tile` that writes items of `itemsize` bytes."""
+def product_extents(tile: TileSpec, epilogue: str, row: Mapping[str, int]) -> list[Extent]:
+    """Extents of a product by `tile` that ends in `epilogue`."""
     check_geometry(row)
     if tile.family != "portable":
         check_alignment(row, "panels", 64)  # tiles load weights with aligned instructions
@@ -108,11 +110,11 @@ def product_extents(tile: TileSpec, itemsize: int, row: Mapping[str, int]) -> li
     m = row["batch"] * row["out_height"] * row["out_width"]
     extents = [
         Extent("x", input_nbytes(row)),
-        Extent("y", output_nbytes(row, itemsize), writes=True),
+        Extent("y", output_nbytes(row, 1 if epilogue in NARROW else 4), writes=True),
         Extent("panels", row["groups"] * padded * taps * groups * WEIGHT_NBYTES),
         Extent("columns", row["groups"] * padded * 16),
         Extent("pad", row["channels"]),
-        Extent("limits", 16),
+        limits_extent(row, epilogue),
         Extent("rows", row["max_threads"] * work_nbytes(tile, taps, row["channels"]), writes=True),
     ]
     if row["has_sums"]:

@@ -77,6 +77,7 @@ class TileSpec:
 
 
 EPILOGUES = ("u8", "f32", "sums")
+CODES = "codes"  # bytes by a scale that is known only behind the sums (dynamic quantization)
 WEIGHT_NBYTES = 4  # of one column's weights in a dot group, whatever their type
 
 # cycles, fitted to 1 to 196 rows of 8 to 240 columns on one AVX512-VNNI core (0.4 % above the best

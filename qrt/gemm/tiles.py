@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qrt.gemm.ranges import RUN, SCALE, quotient_code, widen_range
 from qrt.gemm.table import TileSpec
 from qrt.jit.declare import helper, intrinsic
 from qrt.simd.memory import as_f32, as_i8, as_i32, as_i64, as_u8
@@ -25,7 +26,7 @@ def tiles(spec: TileSpec, epilogue: str) -> Any:
     """
     family, heights, widths = spec.family, spec.heights, spec.widths
     if family == "portable":
-        return {"u8": _portable_u8, "f32": _portable_f32, "sums": _portable_sums}[epilogue]
+        return _PORTABLE[epilogue]
 
     # nineteen arguments: numba needs the names spelled out
     def call_tile(  # type: ignore[no-untyped-def]
@@ -39,13 +40,14 @@ def tiles(spec: TileSpec, epilogue: str) -> Any:
 
             from qrt.gemm.dots import FAMILIES
             from qrt.gemm.emit import need_features
-            from qrt.gemm.epilogue import BUILDERS
+            from qrt.gemm.epilogue import builder_of
             from qrt.gemm.tile import build_dispatch, build_tile
 
             name = f"qrt_tiles_{family}_{epilogue}"
             fn = builder.module.globals.get(name)
             if fn is None:
-                dot, end, made = FAMILIES[family], BUILDERS[epilogue], {}
+                dot, made = FAMILIES[family], {}
+                end = builder_of(epilogue, dot.features)
                 for size in product(heights, widths):
                     tile_name = f"{name}_{size[0]}x{size[1]}"
                     made[size] = build_tile(builder.module, tile_name, dot, *size, end)
@@ -108,6 +110,7 @@ def _portable_f32(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     scale = as_f32(columns + 4 * PORTABLE_NR)
     bias = as_f32(columns + 12 * PORTABLE_NR)
+    ranged = as_i32(limits)[RUN] != 0
     for i in range(tiles * m):
         r = i % m
         at = base + i // m * tile_step
@@ -117,7 +120,33 @@ def _portable_f32(  # type: ignore[no-untyped-def]
             acc = _portable_acc(
                 rows, row_step, offsets, at, taps, groups, panel, columns, row_sum, r, j
             )
-            y[j] = np.float32(acc) * scale[j] + bias[j]
+            real = np.float32(np.float32(acc) * scale[j] + bias[j])
+            if ranged:
+                widen_range(limits, real)
+            y[j] = real
+    return 0
+
+
+@helper
+def _portable_codes(  # type: ignore[no-untyped-def]
+    height, nv, rows, row_step, offsets, base, tile_step, tiles, taps, groups, panel, ahead,
+    columns, sums, out, ldc, m, n, limits,
+):  # fmt: skip
+    scale = as_f32(columns + 4 * PORTABLE_NR)
+    bias = as_f32(columns + 12 * PORTABLE_NR)
+    step = as_f32(limits)[SCALE]
+    for i in range(tiles * m):
+        r = i % m
+        at = base + i // m * tile_step
+        row_sum = sums + 4 * i if sums != 0 else 0
+        y = as_u8(out + i * ldc)
+        for j in range(n):
+            acc = _portable_acc(
+                rows, row_step, offsets, at, taps, groups, panel, columns, row_sum, r, j
+            )
+            real = np.float32(np.float32(acc) * scale[j] + bias[j])
+            widen_range(limits, real)
+            y[j] = quotient_code(real, step)
     return 0
 
 
@@ -136,3 +165,11 @@ def _portable_sums(  # type: ignore[no-untyped-def]
                 rows, row_step, offsets, at, taps, groups, panel, columns, row_sum, r, j
             )
     return 0
+
+
+_PORTABLE = {
+    "u8": _portable_u8,
+    "codes": _portable_codes,
+    "f32": _portable_f32,
+    "sums": _portable_sums,
+}

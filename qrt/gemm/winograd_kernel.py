@@ -21,6 +21,7 @@ from qrt.gemm.winograd_rows import (
     FIELDS,
     HEIGHT,
     LIMITS,
+    LIMITS_STEP,
     MAX_THREADS,
     OUT_HEIGHT,
     OUT_WIDTH,
@@ -152,7 +153,7 @@ def make_kernel(spec: WinogradSpec, epilogue: str) -> Kernel:
         zeros = operand(row, BIAS, arena, constants)
         columns0 = operand(row, COLUMNS, arena, constants)
         pad = operand(row, PAD, arena, constants)
-        limits = operand(row, LIMITS, arena, constants)
+        limits = operand(row, LIMITS, arena, constants) + thread * row[LIMITS_STEP]
         channels, n, block = row[CHANNELS], row[N], row[BLOCK]
         out_height, out_width = row[OUT_HEIGHT], row[OUT_WIDTH]
         pairs = (channels + 1) // 2
@@ -213,7 +214,7 @@ def make_kernel(spec: WinogradSpec, epilogue: str) -> Kernel:
         return 0
 
     def extents(row: Mapping[str, int]) -> list[Extent]:
-        return winograd_extents(spec, itemsize, row)
+        return winograd_extents(spec, epilogue, row)
 
     return kernel(
         spec.kernel_name(epilogue),

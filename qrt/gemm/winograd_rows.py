@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qrt.gemm.extents import LIMIT, check_alignment
+from qrt.gemm.order import NARROW
+from qrt.gemm.ranges import limits_extent
 from qrt.gemm.table import padded_columns
 from qrt.gemm.winograd import POSITIONS
 from qrt.gemm.winograd_table import WinogradSpec
@@ -17,7 +19,8 @@ FIELDS = (
     "bias",  # see `pack_winograd_bias`
     "columns",
     "pad",  # a pixel of x zero points, rounded up to a vector of channels
-    "limits",
+    "limits",  # as a product's
+    "limits_step",
     "scratch",  # `scratch_nbytes` per thread
     "batch",
     "height",
@@ -32,8 +35,8 @@ FIELDS = (
     "max_threads",
 )
 (
-    X, Y, PANELS, BIAS, COLUMNS, PAD, LIMITS, SCRATCH, BATCH, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH,
-    PAD_H, PAD_W, CHANNELS, N, BLOCK, MAX_THREADS,
+    X, Y, PANELS, BIAS, COLUMNS, PAD, LIMITS, LIMITS_STEP, SCRATCH, BATCH, HEIGHT, WIDTH,
+    OUT_HEIGHT, OUT_WIDTH, PAD_H, PAD_W, CHANNELS, N, BLOCK, MAX_THREADS,
 ) = slots(FIELDS)  # fmt: skip
 _MAY_BE_ZERO = ("height", "width", "pad_h", "pad_w")
 
@@ -69,10 +72,10 @@ def scratch_nbytes(block, channels, per_vector, nr):  # type: ignore[no-untyped-
 
 
 def winograd_extents(
-    spec: WinogradSpec, itemsize: int, row: Mapping[str, int]
+    spec: WinogradSpec, epilogue: str, row: Mapping[str, int]
 ) -> list[Extent]:
     """Extents of a row; ValueError when its numbers contradict each other."""
-    for name in FIELDS[8:]:
+    for name in FIELDS[9:]:
         low = 0 if name in _MAY_BE_ZERO else 1
         if not low <= row[name] < LIMIT:
             raise ValueError(f"{name} must be at least {low}, got {row[name]}")
@@ -83,11 +86,11 @@ def winograd_extents(
     per_thread = scratch_nbytes(row["block"], channels, per_vector, spec.tile.nr)
     return [
         Extent("x", row["batch"] * row["height"] * row["width"] * channels),
-        Extent("y", pixels * n * itemsize, writes=True),
+        Extent("y", pixels * n * (1 if epilogue in NARROW else 4), writes=True),
         Extent("panels", POSITIONS * -(-channels // 2) * 4 * padded),
         Extent("bias", 4 * (spec.tile.nr + padded)),
         Extent("columns", 16 * -(-n // spec.tile.lanes) * spec.tile.lanes),
         Extent("pad", inputs_nbytes(channels, per_vector) // 2),
-        Extent("limits", 16),
+        limits_extent(row, epilogue),
         Extent("scratch", row["max_threads"] * per_thread, writes=True),
     ]

@@ -18,7 +18,7 @@ from qrt.errors import ModelError
 from qrt.ir import Node, Value
 from qrt.ops.depthwise import lower_depthwise
 from qrt.ops.pad_pixels import lower_pad_pixels
-from qrt.ops.product import finish, known, read_product, result_dtype
+from qrt.ops.product import finish, known, more_results, read_product, result_dtype, results
 from qrt.ops.product_rows import lower_product, pad_byte
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 from qrt.ops.windows import check_numbers
@@ -84,7 +84,8 @@ def parse(node: Node) -> Geometry:
 def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
     g = parse(node)
     out = g.out if len(node.required(0).static_shape) == 4 else g.out[1:]
-    return [((g.batch, node.required(1).static_shape[0], *out), result_dtype(node))]
+    shape = (g.batch, node.required(1).static_shape[0], *out)
+    return [(shape, result_dtype(node)), *more_results(node)]
 
 
 def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
@@ -114,7 +115,7 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
                 rows = slice(group * per_group, (group + 1) * per_group)
                 acc[:, rows] += np.einsum("bchw,oc->bohw", part, ws[rows, :, ky, kx])
     y = finish(acc, product, (1, n, 1, 1))
-    return [y[:, :, 0] if one_d else y]
+    return results(node, y[:, :, 0] if one_d else y)
 
 
 def lower(node: Node, program: Lowering) -> None:

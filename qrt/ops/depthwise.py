@@ -7,6 +7,7 @@ import numpy as np
 from qrt.gemm.depthwise import KERNELS_BY_SPEC
 from qrt.gemm.depthwise_table import (
     DEPTHWISE,
+    DEPTHWISE_CODES,
     DepthwiseSpec,
     pack_depthwise,
     pack_depthwise_columns,
@@ -16,6 +17,7 @@ from qrt.gemm.extents import GEOMETRY
 from qrt.gemm.run_time_columns import SCALED_F32
 from qrt.ir import Node
 from qrt.ops.product import Product, max_scaled, sum_bound, wrap_i32
+from qrt.ops.product_limits import emit_with_limits
 from qrt.ops.product_rows import THREAD_MACS, lower_columns
 from qrt.ops.spec import Array, Lowering
 
@@ -51,14 +53,15 @@ def lower_depthwise(
     columns = pack_depthwise_columns(channels, spec, bias, product.multiplier, product.float_bias)
     slopes = pack_depthwise_columns(channels, spec, sums, SCALED_F32, np.zeros((), np.float32))
     columns_at, pad = lower_columns(program, product, columns, slopes, 64)
-    y_zero_point = 0 if product.y is None else int(product.y.zero_point)
     fields = {name: geometry[name] for name in GEOMETRY} | {"channels": channels}
     per_thread = -(-scratch_nbytes(fields, spec) // 64) * 64
     macs = geometry["out_height"] * geometry["out_width"] * w.size * geometry["batch"]
     threads = program.threads() if macs >= THREAD_MACS else 1
     steps = geometry["stride_w"], geometry["dilation_w"]
-    program.emit(
+    emit_with_limits(
+        program,
         KERNELS_BY_SPEC[spec],
+        product,
         **fields,
         x=program.operand(node.required(0)),
         y=program.operand(node.outputs[0]),
@@ -68,9 +71,6 @@ def lower_depthwise(
         ),
         columns=columns_at,
         pad=pad,
-        limits=program.constant(
-            np.array([y_zero_point, product.qmin, product.qmax, 0], np.int32)
-        ),
         scratch=program.scratch(per_thread * threads),
         scratch_nbytes=per_thread,
         max_threads=threads,
@@ -80,7 +80,7 @@ def lower_depthwise(
 
 def _select(product: Product, bound: Array, features: frozenset[str]) -> DepthwiseSpec:
     """The newest family whose features and preconditions hold."""
-    for spec in DEPTHWISE:
+    for spec in (*DEPTHWISE, *DEPTHWISE_CODES):
         if spec.epilogue != product.epilogue or not features.issuperset(spec.features):
             continue
         if product.w_zero_point.any() and spec.weight_dtype is np.int8:

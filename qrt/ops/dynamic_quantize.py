@@ -2,12 +2,13 @@
 
 low = min(0, x), high = max(0, x); scale = (high - low) / 255; zero_point = round_half_even(-low /
 scale); y = clamp(round_half_even(x / scale) + zero_point). Where all elements are 0 the scale is 1,
-as in ONNX Runtime. NaN is no part of the range, and its code is 0. One row finds the extremes of
+as in ONNX Runtime. NaN is no part of the range, and its code is 0. One row finds the range of
 each thread's part, the next one quantizes: by two products in place of the quotient where it can
 prove, once it knows the scale, that they round alike.
 
 qrt.DynamicQuantize is the same of clip(x, low, high), low <= 0 <= high, which costs nothing: the
-range is clipped, and so are the codes. Codes that are too low are 0 anyway, the code of low.
+range is clipped, and so are the codes. Codes that are too low are 0 anyway, the code of low. Its
+second input is the range of x, where what wrote x has found that too.
 """
 
 from __future__ import annotations
@@ -19,13 +20,22 @@ from dataclasses import replace
 import numpy as np
 
 from qrt.errors import UnsupportedError
+from qrt.gemm.ranges import (
+    HIGH_AT,
+    LOW_AT,
+    RECORD_NBYTES,
+    found_range,
+    ranges_nbytes,
+    widen_range,
+)
+from qrt.gemm.ranges import PARTS as MOST_PARTS
 from qrt.ir import Node, Value
 from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.ops.code_streams import GRAIN, load_one_f32, span_of_codes
 from qrt.ops.dispatch import best_kernel
 from qrt.ops.quantizing import QUANTIZERS, QUOTIENT, Quantizer
-from qrt.ops.sizes import product, within
+from qrt.ops.sizes import product
 from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 from qrt.quant.division import LARGEST, SMALLEST
 from qrt.simd.fma import fma_f32
@@ -34,21 +44,18 @@ from qrt.simd.scalar import add32, clamp_f32, round_i32, share, sub32
 from qrt.simd.vectors import (
     load_f32x16,
     max_f32x16,
-    max_lanes_f32x16,
     min_f32x16,
-    min_lanes_f32x16,
     splat_f32x16,
+    store_f32x16,
 )
 
-# `extremes` holds (low, high) of each of `parts`: as many as threads can be
-EXTREMES_FIELDS = ("x", "extremes", "n", "parts")
-EX, EXTREMES, EN, EPARTS = slots(EXTREMES_FIELDS)
+RANGE_FIELDS = ("x", "ranges", "n", "parts")
+RX, R_RANGES, RN, RPARTS = slots(RANGE_FIELDS)
 # low and high are the bits of float32
-FIELDS = ("x", "extremes", "y", "scale", "zero_point", "n", "parts", "low", "high")
-X, EXTREMES_, Y, SCALE, ZERO_POINT, N, PARTS, LOW, HIGH = slots(FIELDS)
+FIELDS = ("x", "ranges", "y", "scale", "zero_point", "n", "parts", "low", "high")
+X, RANGES, Y, SCALE, ZERO_POINT, N, PARTS, LOW, HIGH = slots(FIELDS)
 LONG = 32768  # elements whose quotients take longer than the proof that spares them
-NEAR = 8  # floats on each side: a quotient is in doubt within two
-TOO_MANY_THREADS = 1  # status
+NEAR = 4  # floats on each side: a quotient is in doubt within two, and ulps may halve there
 ZERO, STEPS = np.float32(0), np.float32(255)
 LIMITS = ("low", "high")
 NO_LIMITS = (np.float32(-np.inf), np.float32(np.inf))
@@ -61,11 +68,11 @@ def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
 
 
 def infer_clipped(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
-    return infer(Node("DynamicQuantizeLinear", node.inputs, node.outputs))
+    return infer(Node("DynamicQuantizeLinear", node.inputs[:1], node.outputs))
 
 
 def reference_clipped(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
-    (x,) = inputs
+    x = inputs[0]
     assert x is not None
     return reference(node, [np.minimum(np.maximum(x, node.attrs["low"]), node.attrs["high"])])
 
@@ -90,7 +97,9 @@ def lower(node: Node, program: Lowering) -> None:
         raise UnsupportedError(f"DynamicQuantizeLinear of {x.dtype} is not supported, only float32")
     n = math.prod(x.static_shape)
     limits = tuple(node.attrs.get(name, end) for name, end in zip(LIMITS, NO_LIMITS, strict=True))
-    emit_dynamic_quantize(program, program.operand(x), n, y, scale, zero_point, limits)
+    found = node.input(1)
+    ranges = None if found is None else program.operand(found)
+    emit_dynamic_quantize(program, program.operand(x), n, y, scale, zero_point, limits, ranges)
 
 
 def emit_dynamic_quantize(
@@ -101,13 +110,15 @@ def emit_dynamic_quantize(
     scale: Value,
     zero_point: Value,
     limits: Sequence[np.float32] = NO_LIMITS,
+    ranges: Operand | None = None,
 ) -> None:
-    """The rows that quantize n floats at `x`, clipped to `limits`."""
-    parts = program.threads()
-    between = Value(f"{y.name}/extremes", np.dtype(np.float32), (2 * parts,))
-    ends = {"x": x, "extremes": program.operand(between)}
+    """The rows that quantize n floats at `x`, clipped to `limits`; `ranges` are x's if known."""
+    parts = min(program.threads(), MOST_PARTS)
     sizes = {"n": n, "parts": parts}
-    program.emit(extremes_kernel, **ends, **sizes)
+    if ranges is None:
+        ranges = program.scratch(ranges_nbytes(parts))
+        program.emit(range_kernel, x=x, ranges=ranges, **sizes)
+    ends = {"x": x, "ranges": ranges}
     program.emit(
         best_kernel(KERNELS, program.features),
         **ends,
@@ -120,33 +131,32 @@ def emit_dynamic_quantize(
     )
 
 
-def extremes_extents(row: Mapping[str, int]) -> list[Extent]:
-    within(row, "parts", 1, 1 << 16)
+def range_extents(row: Mapping[str, int]) -> list[Extent]:
     return [
         Extent("x", 4 * product(row, "n")),
-        Extent("extremes", 8 * row["parts"], writes=True),
+        Extent("ranges", ranges_nbytes(row["parts"]), writes=True),
     ]
 
 
 def extents(row: Mapping[str, int]) -> list[Extent]:
-    within(row, "parts", 1, 1 << 16)
     n = product(row, "n")
     return [
         Extent("x", 4 * n),
-        Extent("extremes", 8 * row["parts"]),
+        Extent("ranges", ranges_nbytes(row["parts"])),
         Extent("y", n, writes=True),
         Extent("scale", 4, writes=True),
         Extent("zero_point", 1, writes=True),
     ]
 
 
-@kernel("extremes_f32", EXTREMES_FIELDS, extremes_extents)
-def extremes_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
-    if threads > row[EPARTS]:
-        return TOO_MANY_THREADS
-    x = operand(row, EX, arena, constants)
-    found = as_f32(operand(row, EXTREMES, arena, constants))
-    i, stop = share(row[EN], thread, threads, GRAIN)
+@kernel("range_f32", RANGE_FIELDS, range_extents)
+def range_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
+    threads = min(threads, row[RPARTS])
+    if thread >= threads:
+        return 0
+    x = operand(row, RX, arena, constants)
+    ranges = operand(row, R_RANGES, arena, constants)
+    i, stop = share(row[RN], thread, threads, GRAIN)
     low0 = low1 = high0 = high1 = splat_f32x16(ZERO)  # two chains hide the latency
     while i + 32 <= stop:
         v0 = load_f32x16(x + 4 * i)
@@ -156,35 +166,21 @@ def extremes_kernel(row, arena, constants, thread, threads):  # type: ignore[no-
         high0 = max_f32x16(v0, high0)
         high1 = max_f32x16(v1, high1)
         i += 32
-    low = min_lanes_f32x16(min_f32x16(low0, low1))
-    high = max_lanes_f32x16(max_f32x16(high0, high1))
+    found = ranges + thread * RECORD_NBYTES
+    store_f32x16(found + LOW_AT, min_f32x16(low0, low1))
+    store_f32x16(found + HIGH_AT, max_f32x16(high0, high1))
     while i < stop:
-        v = as_f32(x)[i]
-        low = v if v < low else low
-        high = v if v > high else high
+        widen_range(found, as_f32(x)[i])
         i += 1
-    found[2 * thread] = low
-    found[2 * thread + 1] = high
     # parts without a thread count as nothing
-    for part in range(thread + threads, row[EPARTS], threads):
-        found[2 * part] = ZERO
-        found[2 * part + 1] = ZERO
+    for part in range(thread + threads, row[RPARTS], threads):
+        store_f32x16(ranges + part * RECORD_NBYTES + LOW_AT, splat_f32x16(ZERO))
+        store_f32x16(ranges + part * RECORD_NBYTES + HIGH_AT, splat_f32x16(ZERO))
     return 0
 
 
 @helper
-def _range(extremes, parts):  # type: ignore[no-untyped-def]
-    """(low, high) of all parts."""
-    low, high = ZERO, ZERO
-    for part in range(parts):
-        a, b = extremes[2 * part], extremes[2 * part + 1]
-        low = a if a < low else low
-        high = b if b > high else high
-    return low, high
-
-
-@helper
-def _factors(scale):  # type: ignore[no-untyped-def]
+def reciprocal(scale):  # type: ignore[no-untyped-def]
     """1 / scale as a float32 below it and the rest (`quant/division.py`)."""
     exact = 1.0 / np.float64(scale)
     factor = np.float32(exact)
@@ -193,7 +189,7 @@ def _factors(scale):  # type: ignore[no-untyped-def]
 
 
 @helper
-def _round_alike(scale, factor, rest, zero):  # type: ignore[no-untyped-def]
+def round_alike(scale, factor, rest, zero):  # type: ignore[no-untyped-def]
     """True when x * factor + x * rest rounds to the codes that x / scale does, for all x.
 
     Both grow with x, and NEAR floats away from where a code should begin neither is in doubt.
@@ -201,10 +197,10 @@ def _round_alike(scale, factor, rest, zero):  # type: ignore[no-untyped-def]
     least = np.float32(-zero)
     most = np.float32(add32(255, -zero))
     differ = np.int32(0)
-    for code in range(1, 256):
-        middle = f32_bits((np.float32(code - zero) - np.float32(0.5)) * scale)
-        for away in range(-NEAR, NEAR):
-            x = bits_f32(add32(middle, np.int32(away)))
+    for away in range(-NEAR, NEAR):
+        for code in range(1, 256):  # the longer loop inside, for vectors
+            begin = np.float32(add32(np.int32(code), -zero)) - np.float32(0.5)
+            x = bits_f32(add32(f32_bits(begin * scale), np.int32(away)))
             want = round_i32(clamp_f32(x / scale, least, most))
             got = round_i32(clamp_f32(fma_f32(x, factor, x * rest), least, most))
             differ |= want ^ got
@@ -227,7 +223,7 @@ def _declare(row: Quantizer) -> Kernel:
     def dynamic_quantize_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         x = operand(row, X, arena, constants)
         y = operand(row, Y, arena, constants)
-        low, high = _range(as_f32(operand(row, EXTREMES_, arena, constants)), row[PARTS])
+        low, high = found_range(operand(row, RANGES, arena, constants), row[PARTS])
         floor, ceiling = row_f32(row, LOW), row_f32(row, HIGH)
         low = low if low > floor else floor
         clips = high > ceiling
@@ -246,8 +242,8 @@ def _declare(row: Quantizer) -> Kernel:
         factor = rest = ZERO
         multiply = may_multiply and n >= LONG and scale >= SMALLEST and scale <= LARGEST
         if multiply:
-            factor, rest = _factors(scale)
-            multiply = _round_alike(scale, factor, rest, zero)
+            factor, rest = reciprocal(scale)
+            multiply = round_alike(scale, factor, rest, zero)
         end = (scale, factor, rest, least, most, zero)
         if multiply:
             by_row(x + 4 * start, y + start, n, end, x, 0)

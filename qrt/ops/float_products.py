@@ -288,5 +288,6 @@ def _emit(
         sums=0,
         pad=program.constant(np.zeros(fields["channels"], np.uint8)),
         limits=program.constant(np.zeros(4, np.int32)),
+        limits_step=0,
         rows=program.scratch(fields["max_threads"] * rows_nbytes(taps, tile.mr)),
     )

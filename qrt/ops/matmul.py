@@ -9,7 +9,7 @@ import numpy as np
 from qrt.errors import ModelError
 from qrt.ir import Node
 from qrt.ops.matrices import stack
-from qrt.ops.product import finish, known, read_product, result_dtype
+from qrt.ops.product import finish, known, more_results, read_product, result_dtype, results
 from qrt.ops.product_rows import Computed, lower_computed_product, lower_product
 from qrt.ops.spec import Array, Lowering, OpSpec
 
@@ -40,19 +40,19 @@ def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
         shape = (*shape, x2[-2])
     if len(w) > 1:
         shape = (*shape, w2[-1])
-    return [(shape, result_dtype(node))]
+    return [(shape, result_dtype(node)), *more_results(node)]
 
 
 def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
     x, w = inputs[0], inputs[1]
     assert x is not None and w is not None
-    (shape, _), *_rest = infer(node)
+    (shape, _), *_ = infer(node)
     x2, w2, _ = _shapes(node)
     product = known(read_product(node, w2[-1]), inputs)
     xs = x.reshape(x2).astype(np.int64) - int(product.x.zero_point)
     ws = w.reshape(w2).astype(np.int64) - product.w_zero_point
     acc = np.matmul(xs, ws)
-    return [finish(acc, product, (1,) * (acc.ndim - 1) + (w2[-1],)).reshape(shape)]
+    return results(node, finish(acc, product, (1,) * (acc.ndim - 1) + (w2[-1],)).reshape(shape))
 
 
 def lower(node: Node, program: Lowering) -> None:

@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 
 from qrt.errors import UnsupportedError
+from qrt.gemm.order import NARROW
+from qrt.gemm.ranges import HIGH_AT, LOW_AT, PARTS, RECORD_NBYTES
+from qrt.gemm.table import CODES
 from qrt.ir import Node, QParams, Value
+from qrt.ops.dynamic_quantize import reference_clipped as quantize
 from qrt.ops.spec import Array
 
+RANGES = ((PARTS, RECORD_NBYTES), np.dtype(np.uint8))  # the tensor of ranges that a node finds
 NO_BIAS = np.float32(-0.0)  # x + -0.0 is x, whatever the sign of a zero
 
 
@@ -22,7 +27,9 @@ class Product:
 
     What the data says while the model runs is a value: `x_scale` (float32) is a factor of `scale`,
     `x_zero_point` (uint8) stands for x's, `w_zero_point_code` (uint8) is that of the weights + 128.
-    They are None where they are constants; then x and w_zero_point say them.
+    They are None where they are constants; then x and w_zero_point say them. Where the product
+    quantizes its float result itself, `highest` is what that is clipped to (0 from below).
+    `outputs` are its node's: what it finds beside its result follows (`more_results`).
     """
 
     x: QParams
@@ -37,16 +44,22 @@ class Product:
     x_scale: Value | None = None
     x_zero_point: Value | None = None
     w_zero_point_code: Value | None = None
+    highest: np.float32 | None = None
+    outputs: tuple[Value, ...] = ()
 
     @property
     def epilogue(self) -> str:
         """Name in gemm's table of what follows the sums."""
-        return "sums" if self.sums else "f32" if self.y is None else "u8"
+        if self.sums:
+            return "sums"
+        if self.highest is not None:
+            return CODES
+        return "f32" if self.y is None else "u8"
 
     @property
     def itemsize(self) -> int:
         """Bytes of an output."""
-        return 1 if self.epilogue == "u8" else 4
+        return 1 if self.epilogue in NARROW else 4
 
     @property
     def waits(self) -> bool:
@@ -73,7 +86,11 @@ def read_product(node: Node, n: int) -> Product:
         int(node.attrs.get("qmin", 0 if y is None else y.qmin)),
         int(node.attrs.get("qmax", 0 if y is None else y.qmax)),
         bool(node.attrs.get("sums", False)),
-        *(node.input(i) for i in (4, 5, 6)),
+        node.input(4),
+        node.input(5),
+        node.input(6),
+        highest=node.attrs.get("highest"),
+        outputs=tuple(node.outputs),
     )
 
 
@@ -81,8 +98,31 @@ def result_dtype(node: Node) -> np.dtype[Any]:
     """Of a qrt.Conv or qrt.MatMul."""
     if node.attrs.get("sums", False):
         return np.dtype(np.int32)
+    if "highest" in node.attrs:
+        return np.dtype(np.uint8)
     y: QParams | None = node.attrs["y"]
     return np.dtype(np.float32) if y is None else y.dtype
+
+
+def more_results(node: Node) -> list[tuple[tuple[int, ...], object]]:
+    """(shape, dtype) of what a qrt.Conv or qrt.MatMul gives beside its result: scale and zero point
+    of codes, or the range of floats, where the node has them."""
+    if "highest" in node.attrs:
+        return [((), np.dtype(np.float32)), ((), np.dtype(np.uint8))]
+    return [RANGES] if node.attrs.get("ranged", False) else []
+
+
+def results(node: Node, y: Array) -> list[Array]:
+    """The results of a node whose product is `y`; its range as one thread would have found it."""
+    if "highest" in node.attrs:
+        ends = {"low": np.float32(0), "high": node.attrs["highest"]}
+        return list(quantize(Node("DynamicQuantize", [], [], ends, "qrt"), [y]))
+    if not node.attrs.get("ranged", False):
+        return [y]
+    ranges = np.zeros(RANGES[0], np.uint8)
+    ranges[0, LOW_AT : LOW_AT + 4] = np.fmin.reduce(y, None, initial=0).reshape(1).view(np.uint8)
+    ranges[0, HIGH_AT : HIGH_AT + 4] = np.fmax.reduce(y, None, initial=0).reshape(1).view(np.uint8)
+    return [y, ranges]
 
 
 def known(product: Product, inputs: Sequence[Array | None]) -> Product:

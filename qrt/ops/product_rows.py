@@ -18,6 +18,7 @@ from qrt.gemm.run_time_columns import SCALED_F32, run_time_columns_kernel
 from qrt.gemm.table import WEIGHT_NBYTES, TileSpec, padded_columns, select_tile
 from qrt.ir import Value
 from qrt.ops.product import Product, max_scaled, sum_bound, weight_sums, wrap_i32
+from qrt.ops.product_limits import emit_with_limits
 from qrt.ops.row_sums import lower_row_sums
 from qrt.ops.spec import Array, Lowering, Operand
 from qrt.simd.caches import cache_sizes
@@ -199,7 +200,6 @@ def emit_product(
     """Emit the product by `tile`, after the row sums where a weight zero point is not 0."""
     n, channels = geometry["n"], geometry["channels"]
     taps = geometry["kernel_h"] * geometry["kernel_w"]
-    limits = [0 if product.y is None else int(product.y.zero_point), product.qmin, product.qmax, 0]
     fields = geometry | blocking(program, tile, groups, geometry)
     fields["y_group"] = n * product.itemsize
     threads = fields["max_threads"]
@@ -207,8 +207,10 @@ def emit_product(
     sums: Operand | int = 0
     if has_sums:
         sums = lower_row_sums(program, fields, x, pad)
-    program.emit(
+    emit_with_limits(
+        program,
         PRODUCTS[tile, product.epilogue],
+        product,
         **(fields | {"has_sums": int(has_sums)}),
         x=x,
         y=y,
@@ -216,7 +218,6 @@ def emit_product(
         columns=columns,
         sums=sums,
         pad=pad,
-        limits=program.constant(np.array(limits, np.int32)),
         rows=program.scratch(threads * work_nbytes(tile, taps, channels)),
     )
 

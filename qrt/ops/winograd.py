@@ -21,6 +21,7 @@ from qrt.gemm.winograd_table import (
 )
 from qrt.ir import Node
 from qrt.ops.product import Product, max_scaled, sum_bound, weight_sums, wrap_i32
+from qrt.ops.product_limits import emit_with_limits
 from qrt.ops.product_rows import lower_columns
 from qrt.ops.spec import Lowering
 from qrt.simd.caches import cache_sizes
@@ -32,7 +33,7 @@ def lower_winograd(
     """Emit the row and return True, or False when the convolution is not Winograd's to run."""
     w = node.required(1).data
     assert w is not None
-    if w.ndim != 4 or w.shape[2:] != (3, 3) or group != 1:
+    if w.ndim != 4 or w.shape[2:] != (3, 3) or group != 1 or product.highest is not None:
         return False
     strides = ("stride_h", "stride_w", "dilation_h", "dilation_w")
     if any(geometry[name] != 1 for name in strides):
@@ -63,13 +64,14 @@ def lower_winograd(
     )
     columns_at, _ = lower_columns(program, product, columns, factors, 0)
     zero_points = np.broadcast_to(product.w_zero_point, n).astype(np.int16)
-    limits = [0 if product.y is None else int(product.y.zero_point), product.qmin, product.qmax, 0]
     tiles = _tiles(geometry)
     per_tile = POSITIONS * inputs_nbytes(channels, spec.channels) + sums_nbytes(spec.tile.nr)
     block = block_tiles(tiles, per_tile, spec.tile.mr, cache_sizes())
     threads = program.threads()
-    program.emit(
+    emit_with_limits(
+        program,
         kernel,
+        product,
         **{name: geometry[name] for name in FIELDS if name in geometry},
         channels=channels,
         n=n,
@@ -82,7 +84,6 @@ def lower_winograd(
         bias=bias_at,
         columns=columns_at,
         pad=pad,
-        limits=program.constant(np.array(limits, np.int32)),
         scratch=program.scratch(
             threads * scratch_nbytes(block, channels, spec.channels, spec.tile.nr)
         ),

@@ -16,6 +16,7 @@ from qrt.passes.clipped_ranges import clip_ranges
 from qrt.passes.dead import remove_dead
 from qrt.passes.expand import expand_projections
 from qrt.passes.fold import bind_values, fold_constants
+from qrt.passes.found_ranges import share_ranges
 from qrt.passes.gelus import fuse_gelus
 from qrt.passes.identities import drop_identities
 from qrt.passes.layout import choose_layouts
@@ -76,6 +77,7 @@ SPECIALIZE: list[Pass] = [
     choose_layouts,
     sink_copies,
     fuse_chains,
+    share_ranges,
 ]
 
 
