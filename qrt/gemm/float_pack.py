@@ -102,9 +102,9 @@ def float_pack_kernel(row, arena, constants, thread, threads):  # type: ignore[n
                         as_f32(target)[one] = np.float32(0)
         return 0
     start, stop = share(row[GROUPS] * k, thread, threads, 1)
-    for i in range(start, stop):
-        group = i // k
-        line = i - group * k
+    group = start // max(k, 1)
+    line = start - group * k
+    for _ in range(start, stop):
         source = w + group * w_group + line * w_k
         target = panels + group * k * padded * 4
         for column in range(0, padded, nr):
@@ -123,4 +123,8 @@ def float_pack_kernel(row, arena, constants, thread, threads):  # type: ignore[n
             while j < width:
                 as_f32(out)[j] = np.float32(0)
                 j += 1
+        line += 1
+        if line == k:
+            group += 1
+            line = 0
     return 0

@@ -106,14 +106,23 @@ def pack_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unty
     start = padded // 4 * thread // threads * 4
     stop = padded if thread == threads - 1 else padded // 4 * (thread + 1) // threads * 4
     packed = np.int64(0)  # positions whose whole groups are there already
+    # counted on from position to position: a division costs as much as a column of one group
+    panel = start // nr
+    inside = start - panel * nr - 1
+    vector = (inside + 1) // lanes
+    lane = inside - vector * lanes
     for position in range(start, stop):
         column = order[position]
         is_padding = column < 0 or column >= n
-        panel = position // nr
-        inside = position - panel * nr
+        inside += 1
+        lane += 1
+        if lane == lanes:
+            vector += 1
+            lane = 0
+        if inside == nr:
+            panel += 1
+            inside, vector, lane = 0, 0, 0
         width = min(nr, padded - panel * nr)  # columns of this panel
-        vector = inside // lanes
-        lane = inside - vector * lanes
         base = panels + panel * nr * groups * WEIGHT_NBYTES
         target = as_i32(columns + panel * nr * 16)
         starts_quad = packed == 0 and lane % 4 == 0 and position + 4 <= stop
