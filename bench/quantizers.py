@@ -64,6 +64,7 @@ CONFIGS = {
     "minmax per tensor": QuantConfig(weights=_PER_TENSOR),
     **{f"minmax {name}": QuantConfig(rounding=name) for name in BY_DATA},
     "minmax bias": QuantConfig(bias_correction=True),
+    "minmax equalized per tensor": QuantConfig(weights=_PER_TENSOR, equalize=True),
 }
 OURS = (
     *(Quantizer(f"static {name}", "static", "qrt", _static(name)) for name in PRESETS),
