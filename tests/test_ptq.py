@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -402,11 +403,55 @@ def test_causes_are_named() -> None:
     model, x = _linear(w), rng.standard_normal((40, 16)).astype(np.float32)
     grid = Grid(signed=True, symmetric=True)  # per tensor
     made = qrt.quantize_static(model, x, QuantConfig(weights=grid, quantize_outputs=True))
-    (layer,) = compare_models(model, made, x, run_float).layers
-    assert "one wide channel: 3" in layer.cause
-    (far,) = compare_models(model, made, 5 * x, run_float).layers
-    assert "saturation" in far.cause
-    assert "one wide channel" in compare_models(model, made, x, run_float).page("a < b")
+    layer = next(e for e in compare_models(model, made, x, run_float).layers if e.tensor == "y")
+    assert "one wide channel of its weights: 3 spans" in layer.cause
+    far = compare_models(model, made, 5 * x, run_float).layers
+    assert all("saturation" in layer.cause for layer in far)
+    page = compare_models(model, made, x, run_float).page("a < b")
+    assert "one wide channel" in page
+    assert "a &lt; b" in page
+    assert "src=" not in page and "href=" not in page
+    for point in ET.fromstring(page[page.index("<svg") : page.index("</svg>") + 6]).iter("circle"):
+        assert 0 <= float(point.get("cx", "nan")) <= 1060
+        assert 0 <= float(point.get("cy", "nan")) <= 340
+
+
+def test_weights_and_scales_of_zero_are_causes() -> None:
+    rng = np.random.default_rng(8)
+    model = _linear(rng.standard_normal((32, 8)).astype(np.float32))
+    x = rng.standard_normal((20, 32)).astype(np.float32)
+    few = compare_models(model, qrt.quantize_weights(model, 4, 32), x, run_float).layers[0]
+    assert few.cause.startswith("weights of 4 bits: ")
+    w = numpy_helper.to_array(model.graph.initializer[0])
+    made = qrt.quantize_static(model, x)
+    scales = {t.name: t for t in made.graph.initializer}
+    node = next(n for n in made.graph.node if n.op_type == "DequantizeLinear" and "w" in n.name)
+    broken = numpy_helper.to_array(scales[node.input[1]]).copy()
+    broken[2] = 0
+    scales[node.input[1]].CopyFrom(numpy_helper.from_array(broken, node.input[1]))
+    found = compare_models(model, made, x, run_float)
+    layer = next(e for e in found.layers if e.tensor == "y")
+    assert "zero scale: 1 of 8 of its weights" in layer.cause
+    y = (x @ w).astype(np.float64)
+    lost = 10 * np.log10((y**2).sum() / (y[:, 2] ** 2).sum())
+    assert abs(layer.local_sqnr - lost) < 0.1  # that column is gone, the rest is as it was
+    assert dict(found.outputs)["y"] == layer.accumulated_sqnr
+
+
+def test_a_layer_is_charged_with_what_its_own_pair_rounds() -> None:
+    rng = np.random.default_rng(9)
+    model, x = _linear(np.eye(8, dtype=np.float32)), rng.standard_normal((50, 8)).astype(np.float32)
+    made = qrt.quantize_static(model, x / 4, QuantConfig(quantize_outputs=True))
+    found = {e.tensor: e for e in compare_models(model, made, x, run_float).layers}
+    step = (x.max() - x.min()) / 4 / 255
+    clipped = np.clip(x, x.min() / 4, x.max() / 4)
+    noise = ((clipped - x).astype(np.float64) ** 2).sum()
+    want = 10 * np.log10((x.astype(np.float64) ** 2).sum() / noise)
+    assert abs(found["x"].local_sqnr - want) < 0.2
+    assert abs(found["y"].local_sqnr - want) < 0.2  # on exact inputs its grid is as narrow
+    assert found["x"].op == "input"
+    share = 100 * float(((x > clipped + step) | (x < clipped - step)).mean())
+    assert f"saturation: {share:.2g} %" in found["x"].cause
 
 
 def test_models_that_have_nothing_in_common_are_refused() -> None:
