@@ -16,7 +16,7 @@ SHAPE = (2, 7, 48)
 CONSTANTS = {
     "root2": np.float32(np.sqrt(2)),
     "rsqrt2": np.float32(np.sqrt(0.5)),
-    "half": np.full(1, 0.5, np.float32),
+    "half": np.full((1, 1, 1), 0.5, np.float32),
     "two": np.float32(2),
     "three": np.float32(3),
     "one": np.float32(1),

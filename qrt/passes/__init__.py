@@ -69,6 +69,7 @@ OPTIMIZE: list[Pass] = [
 ]
 SPECIALIZE: list[Pass] = [
     remove_dead,
+    fuse_gelus,
     fuse_normalizations,
     merge_reshapes,
     remove_dead,

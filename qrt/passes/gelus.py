@@ -2,7 +2,8 @@
 
 x / 2 (1 + erf(x / sqrt 2)) = Gelu(x), x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x**3))) = Gelu(x)
 of approximate="tanh", however the sums and products are spelled: both sides are compared as
-polynomials of x and erf or tanh. One kernel rounds less often than the parts do.
+polynomials of x and erf or tanh. One kernel rounds less often than the parts do. Runs before
+quantization is recognised, and again when all ranks are known.
 """
 
 from __future__ import annotations
@@ -58,8 +59,6 @@ def _gelu(parts: Parts, function: Node) -> tuple[set[Node], Node, Value] | None:
     """(parts, the last of them, x) of the Gelu that `function` is a part of."""
     inner = function.required(0)
     for x in _operands(parts, inner, DEPTH):
-        if not x.shape:  # of rank 0, for all one knows: a constant of shape (1,) would add an axis
-            continue
         members: set[Node] = {function}
         if not _is(_expand(parts, inner, {x: X}, DEPTH, members), FORMS[function.op][0]):
             continue
@@ -106,7 +105,7 @@ def _expand(
     """`value` as a polynomial of what is known; None when it is none. Adds to `members`."""
     if value in known:
         return {known[value]: 1.0}
-    constant = scalar(value)
+    constant = scalar(value, min(len(x.shape or ()) for x in known))
     if constant is not None:
         return {(0, 0): constant}
     node = parts.maker(value, "Add", "Div", "Mul", "Pow")

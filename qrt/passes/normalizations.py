@@ -52,13 +52,16 @@ def fuse_normalizations(graph: Graph) -> Graph:
 
 def _core(parts: Parts, node: Node) -> tuple[Value, int, float, bool, set[Node]] | None:
     """(x, first axis, epsilon, whether it centers, parts) of d / sqrt(mean(d**2) + epsilon)."""
-    for d, inverse in _quotients(parts, node):
+    if node.domain or node.op not in ("Div", "Mul"):
+        return None
+    rank = len(node.outputs[0].static_shape)
+    for d, inverse in _quotients(parts, node, rank):
         members = {node, *inverse}
         plus = parts.maker(inverse[-1].required(0), "Add")
         if plus is None:
             continue
         for variance, other in ((0, 1), (1, 0)):
-            epsilon = scalar(plus.required(other))
+            epsilon = scalar(plus.required(other), rank)
             mean = parts.maker(plus.required(variance), "ReduceMean")
             square = None if mean is None else parts.maker(mean.required(0), "Mul", "Pow")
             if epsilon is None or mean is None or square is None or d.dtype != F32:
@@ -68,7 +71,7 @@ def _core(parts: Parts, node: Node) -> tuple[Value, int, float, bool, set[Node]]
             if square.op == "Mul":
                 squares = square.required(1) is base
             else:
-                squares = scalar(square.required(1)) == 2
+                squares = scalar(square.required(1), rank) == 2
             if axis is None or not squares or not _equal(parts, base, d):
                 continue
             members |= {plus, mean, square}
@@ -86,11 +89,9 @@ def _core(parts: Parts, node: Node) -> tuple[Value, int, float, bool, set[Node]]
     return None
 
 
-def _quotients(parts: Parts, node: Node) -> list[tuple[Value, list[Node]]]:
+def _quotients(parts: Parts, node: Node, rank: int) -> list[tuple[Value, list[Node]]]:
     """(d, nodes of 1 / sqrt(v)) where `node` is their product; the last of them reads v."""
     found = []
-    if node.domain or node.op not in ("Div", "Mul"):
-        return []
     root = parts.maker(node.required(1), "Sqrt")
     if node.op == "Div":
         return [] if root is None else [(node.required(0), [root])]
@@ -100,10 +101,10 @@ def _quotients(parts: Parts, node: Node) -> list[tuple[Value, list[Node]]]:
             continue
         d = node.required(1 - i)
         if inverse.op == "Pow":
-            if scalar(inverse.required(1)) == -0.5:
+            if scalar(inverse.required(1), rank) == -0.5:
                 found.append((d, [inverse]))
             continue
-        one = inverse.op == "Reciprocal" or scalar(inverse.required(0)) == 1
+        one = inverse.op == "Reciprocal" or scalar(inverse.required(0), rank) == 1
         root = parts.maker(inverse.required(len(inverse.inputs) - 1), "Sqrt")
         if one and root is not None:
             found.append((d, [inverse, root]))

@@ -45,11 +45,12 @@ class Parts:
         return self.graph
 
 
-def scalar(value: Value | None) -> float | None:
-    """The one element of a float32 constant of rank 0, or 1 as some exporters write."""
-    if value is None or value.data is None or value.data.dtype != np.float32:
+def scalar(value: Value | None, rank: int) -> float | None:
+    """The one element of a float32 constant that adds no axis to a tensor of `rank`."""
+    data = None if value is None else value.data
+    if data is None or data.dtype != np.float32 or data.size != 1 or data.ndim > rank:
         return None
-    return float(value.data.reshape(())) if value.data.shape in ((), (1,)) else None
+    return float(data.reshape(()))
 
 
 def origins(nodes: Iterable[Node], order: Graph) -> tuple[str, ...]:
