@@ -249,6 +249,18 @@ def test_infinities_are_floats_at_build() -> None:
     assert np.isinf(got[0, 4]) and np.isnan(got[0, 6]) and np.isfinite(got[0, 7:]).all()
 
 
+def test_small_floats_have_no_zero_point() -> None:
+    one = np.ones((2, 96)).astype(ml_dtypes.float8_e4m3fn)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], "dq", axis=0, block_size=32),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    arrays = {"q": one.repeat(32, 0), "s": np.ones((2, 96), F), "z": one}
+    constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    with pytest.raises(QrtError, match=r"'dq' \(#0\): the zero point of float8_e4m3fn must be 0"):
+        qrt.load(model_of(nodes, (1, 64), (1, 96), constants, 23))
+
+
 def gather_model(nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], dtype: Any,
                  count: int, columns: int) -> onnx.ModelProto:  # fmt: skip
     """From `i` (2, count) to y."""
@@ -273,7 +285,7 @@ def test_gather(name: str) -> None:
         model = gather_model(nodes, constants, dtype, 7, 40)
         indices = rng.integers(-50, 50, (2, 7)).astype(dtype)
         want = table.real[indices]
-        check(cases, (block, zero_points), model, {"i": indices}, want, ("gather_nbits",))
+        check(cases, (block, zero_points), model, {"i": indices}, want, ("gather_codes",))
     cases.finish(name, at_least=30)
 
 
@@ -327,7 +339,7 @@ def test_gather_block_quantized() -> None:
         by_block = np.arange(columns) // block
         table = (q - offsets[:, by_block]).astype(F) * scales[:, by_block]
         want = table[indices["i"]]
-        check(cases, (kind, block, zeros), model, indices, want, ("gather_nbits",))
+        check(cases, (kind, block, zeros), model, indices, want, ("gather_codes",))
         theirs = onnxruntime_outputs(model, indices)
         if theirs is not None:
             compared += 1

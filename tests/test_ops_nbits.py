@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contract import nbits
 from kernel_harness import channels_last, feature_levels, new_value, run_node
 from operator_cases import Cases, constant, same
 
 from qrt.ir import Node, QParams
-from qrt.ops import gather_nbits, wide
+from qrt.ops import wide
 from qrt.ops.spec import OpSpec
 
 Array = np.ndarray[Any, Any]
@@ -38,28 +37,6 @@ def check(
              for v, i in zip(inputs, node.inputs, strict=True)]  # fmt: skip
     for a, b in zip(spec.reference(node, given), want, strict=True):
         cases.check((case, "reference"), same(np.asarray(a), b))
-
-
-@pytest.mark.parametrize("bits", (2, 4, 8))
-def test_gather_nbits(bits: int) -> None:
-    rng = np.random.default_rng(950)
-    with Cases(f"GatherNBits, {bits} bits") as cases:
-        for dtype, columns, zeros in combinations((np.int32, np.int64), (1, 31, 96), (False, True)):
-            blocks = -(-columns // 32)
-            packed = rng.integers(0, 256, (9, blocks, 4 * bits), dtype=np.uint8)
-            scales = (rng.random((9, blocks)) + 0.1).astype(F)
-            points = rng.integers(0, 2**bits, (9, blocks), dtype=np.uint8) if zeros else None
-            indices = rng.integers(-9, 9, (2, 5)).astype(dtype)
-            q = nbits.unpacked(packed.reshape(9, -1), bits, blocks * 32).reshape(9, blocks, 32)
-            offset = np.full((9, blocks), 1 << bits - 1) if points is None else points
-            real = (q - offset[..., None].astype(np.int64)).astype(F) * scales[..., None]
-            values = [constant(packed), constant(scales), None if points is None
-                      else constant(points), new_value("i", dtype, (2, 5))]  # fmt: skip
-            attrs = {"bits": bits, "columns": columns}
-            node = Node("GatherNBits", values, [new_value("y", F)], attrs, "qrt")
-            want = real.reshape(9, -1)[:, :columns][indices]
-            check(cases, (dtype, columns, zeros), gather_nbits.SPEC, node,
-                  [None, None, None, indices], [want])  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", (np.uint16, np.int16))

@@ -12,7 +12,7 @@ from kernel_harness import channels_last, new_value, run_node
 from operator_cases import Cases, constant, levels, same
 
 from qrt.ir import Deferred, Node, Value
-from qrt.ops import float_conv, float_matmul, float_products
+from qrt.ops import float_conv, float_matmul, float_products, gather, gather_codes
 from qrt.quant.coded import INTEGERS, SMALL_FLOATS, Coded, code_constant, small_floats
 from tests.contract import floats
 
@@ -81,6 +81,7 @@ def packed_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(float_products, "LEAST_NBYTES", 0)
     monkeypatch.setattr(float_products, "WORTH", np.inf)
     monkeypatch.setattr(float_products, "THREAD_MACS", 0)
+    monkeypatch.setattr(gather_codes, "WORTH", np.inf)
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -140,6 +141,26 @@ def test_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         image = rng.standard_normal((1, 120, 2, 2)).astype(F)
         want = floats.conv(image, real, None, (1, 1), (0,) * 4, (1, 1), 40)
         check(cases, "groups", "Conv", image, Deferred("w", coded), want, {"group": 40})
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_gather(name: str) -> None:
+    """Rows of a table in blocks along either axis, of one scale a row, a column and in all; rows
+    that begin within a byte."""
+    rng = np.random.default_rng(965)
+    with Cases(name) as cases:
+        for i, (shape, axis, block) in enumerate((
+            ((9, 96), 1, 32), ((9, 31), 1, 16), ((50, 33), 0, 16), ((9, 32), 0, 0), ((9, 32), 1, 0),
+            ((9, 17), None, 0), ((9, 1), 0, 0),
+        )):  # fmt: skip
+            coded, real = draw(rng, shape, name, axis, block, zero_points=i % 2 == 0)
+            dtype = (np.int32, np.int64)[i % 2]
+            indices = rng.integers(-shape[0], shape[0], (2, 5)).astype(dtype)
+            for level, threads in combinations(levels(), (1, 2)):
+                values = [Deferred("t", coded), new_value("i", dtype, (2, 5))]
+                node = Node("Gather", values, [new_value("y", F)], {"axis": 0}, version=13)
+                (got,) = run_node(gather.SPEC, node, [None, indices], level, threads)
+                cases.check((shape, axis, block, level, threads), same(got, real[indices]))
 
 
 def test_small_floats() -> None:

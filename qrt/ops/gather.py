@@ -17,6 +17,7 @@ from qrt.ir import Node
 from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Extent, Kernel, kernel, slots
 from qrt.ops.channels import normalized_axis
+from qrt.ops.gather_codes import lower_coded_gather
 from qrt.ops.index_copy import emit_index_copy
 from qrt.ops.movement import itemsize_of
 from qrt.ops.sizes import product, within
@@ -63,6 +64,8 @@ def lower(node: Node, program: Lowering) -> None:
         picked[axis] = np.where(flat < 0, flat + size, flat)
         ends = program.operand(x), program.operand(y)
         emit_index_copy(program, *ends, itemsize_of(x), shape, picked)
+        return
+    if lower_coded_gather(program, x, indices, y, axis):
         return
     dtype = np.dtype(indices.dtype).name
     if dtype not in KERNELS:

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 
+from qrt.errors import QuantizationError
 from qrt.ir import Node, QParams, Value
 from qrt.ir.attrs import AttrReader
 from qrt.ops.channels import normalized_axis
@@ -83,6 +84,7 @@ def dequantize_linear(walk: Walk, node: Node, views: list[View | None]) -> Outco
     data = views[0].value.data if isinstance(views[0], Plain) else None
     if data is not None and data.dtype.name in SMALL_FLOATS:
         qparams = qparams_of(node, scale, None, data.dtype)
+        _check_no_zero_point(data, zero_point)
         coded = code_constant(data, qparams.scale, zero_point, qparams.axis or 0)
         return "it holds infinities or NaN" if coded is None else Kept(coded)
     return dequantize_view(walk, node, views[0], scale, zero_point)
@@ -151,11 +153,20 @@ def _blocked(
     axis = normalized_axis(AttrReader(node).int("axis", 1), data.ndim)
     bits = NARROW.get(data.dtype.name, 8)
     if bits == 8 and data.dtype not in (U8, S8):
+        _check_no_zero_point(data, zero_point)
         coded = code_constant(data, scale, zero_point, axis, block)
         return None if coded is None else Kept(coded)
     wide = np.dtype(np.uint8 if data.dtype.name.startswith("u") else np.int8)
     zero_point = None if zero_point is None else zero_point.astype(wide)
     return Blocked(data.astype(wide), scale, zero_point, axis, block, bits)
+
+
+def _check_no_zero_point(data: Array, zero_point: Array | None) -> None:
+    """Small floats have none (ONNX DequantizeLinear, opset 19)."""
+    if data.dtype.name not in SMALL_FLOATS or zero_point is None:
+        return
+    if zero_point.astype(np.float32).any():
+        raise QuantizationError(f"the zero point of {data.dtype} must be 0")
 
 
 def _only_reference(node: Node, x: View | None, scale: Array) -> str:

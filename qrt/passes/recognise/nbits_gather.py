@@ -1,5 +1,5 @@
-"""Gather of rows of tables of few bits, which stay packed: com.microsoft GatherBlockQuantized, and
-Gather behind a DequantizeLinear of int4 and kin, of 8 bits with a scale a row, or in blocks.
+"""Gather of rows of tables that stay codes: com.microsoft GatherBlockQuantized, and Gather behind a
+DequantizeLinear of any type but 8 bits with one scale in all or one a column.
 """
 
 from __future__ import annotations
@@ -7,13 +7,12 @@ from __future__ import annotations
 import numpy as np
 
 from qrt.errors import ModelError, UnsupportedError
-from qrt.ir import Node
+from qrt.ir import Node, Value
 from qrt.ir.attrs import AttrReader
 from qrt.ops.channels import normalized_axis
 from qrt.passes.recognise import movement
 from qrt.passes.recognise.linear import NARROW
-from qrt.passes.recognise.nbits_weights import Grouped, grouped
-from qrt.passes.recognise.views import Blocked, Fixed, Plain, View
+from qrt.passes.recognise.views import Blocked, Fixed, Kept, Plain, View
 from qrt.passes.recognise.walk import Outcome, Walk
 from qrt.quant.affine import Array
 from qrt.quant.nbits import unpack_bits
@@ -25,12 +24,13 @@ U8 = np.dtype(np.uint8)
 def gather(walk: Walk, node: Node, views: list[View | None]) -> Outcome:
     """Gather of rows: from a packed table where there is one, else a movement."""
     table, axis = views[0], AttrReader(node).int("axis", 0)
-    per_row = isinstance(table, Fixed) and (table.bits < 8 or table.qparams.axis == 0)
     constant = walk.array(node.input(1)) is not None
-    if axis in (0, -2) and not constant and (per_row or isinstance(table, Blocked)):
-        weights = grouped(table, 1, 8)
-        if weights is not None:
-            return _emit(walk, node, weights)
+    if isinstance(table, (Fixed, Blocked, Kept)) and axis in (0, -2) and not constant:
+        # one scale in all is left to movement: codes move, and are dequantized behind
+        bytes_ = isinstance(table, Fixed) and table.bits == 8 and table.qparams.axis != 0
+        coded = None if bytes_ else table.coded()
+        if coded is not None and len(coded.shape) == 2:
+            return _emit(walk, node, walk.deferred(coded, node.required(0)), 0)
     return movement.move(walk, node, views)
 
 
@@ -74,16 +74,9 @@ def gather_block_quantized(walk: Walk, node: Node, views: list[View | None]) -> 
     if scales.shape != tuple(blocks):
         raise ModelError(f"scales must have shape {blocks}, got {list(scales.shape)}")
     zeros = _zero_points(zero_points, data.dtype, bits, tuple(blocks), packed)
-    narrow = q.astype(np.uint8 if packed else np.int8)
+    narrow = q.astype(_wide(data.dtype))
     view = Blocked(narrow, scales, zeros, quantize_axis, block, bits)
-    weights = grouped(view, 1, 8) if gather_axis == 0 else None
-    if weights is not None:
-        return _emit(walk, node, weights, indices=1)
-    table = walk.constant(view.floats(), node.required(0))
-    indices = walk.real(views[1], node.required(1))  # type: ignore[arg-type]
-    out = walk.result(node.outputs[0], F32)
-    attrs = {"axis": gather_axis}
-    return Plain(walk.emit("Gather", [table, indices], attrs, out, node, "", 13))
+    return _emit(walk, node, view.real(walk, node.required(0)), gather_axis)
 
 
 def _zero_points(
@@ -95,7 +88,7 @@ def _zero_points(
 ) -> Array:
     """One for every scale; the middle of packed bytes, 0 of int4 and kin, where none are given."""
     if given is None:
-        return np.full(shape, 1 << bits - 1 if packed else 0, np.uint8 if packed else np.int8)
+        return np.full(shape, 1 << bits - 1 if packed else 0, _wide(dtype))
     if given.dtype != dtype:
         raise ModelError(f"zero_points must have the type of data, {dtype}, got {given.dtype}")
     if packed:
@@ -103,13 +96,15 @@ def _zero_points(
     if given.shape != shape:
         raise ModelError(f"zero_points must have a value for each scale, {list(shape)},"
                          f" got {list(given.shape)}")  # fmt: skip
-    return given.astype(np.uint8 if packed else np.int8)
+    return given.astype(_wide(dtype))
 
 
-def _emit(walk: Walk, node: Node, weights: Grouped, indices: int = 1) -> Outcome:
-    like = node.required(0)
-    arrays = (weights.packed, weights.scales, weights.zero_points)
-    inputs = [None if a is None else walk.constant(a, like) for a in arrays]
-    inputs.append(walk.real(walk.view(node.required(indices)), node.required(indices)))
-    attrs = {"bits": weights.bits, "columns": weights.length}
-    return Plain(walk.emit("GatherNBits", inputs, attrs, walk.result(node.outputs[0], F32), node))
+def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """The byte that holds integers of a narrow type."""
+    return np.dtype(np.uint8 if dtype.name.startswith("u") else np.int8)
+
+
+def _emit(walk: Walk, node: Node, table: Value, axis: int) -> Outcome:
+    indices = walk.real(walk.view(node.required(1)), node.required(1))
+    out = walk.result(node.outputs[0], F32)
+    return Plain(walk.emit("Gather", [table, indices], {"axis": axis}, out, node, "", 13))

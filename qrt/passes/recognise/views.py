@@ -159,17 +159,21 @@ class Fixed(View):
         return Codes(walk.constant(codes, like)), unsigned(self.qparams)
 
     def coded(self) -> Coded | None:
-        """As codes, where floats would take more than twice their bytes."""
+        """As codes; None for what has no such form."""
         bits = 8 * self.q.dtype.itemsize if self.q.dtype.itemsize > 1 else self.bits
-        if bits == 8 or not self.q.size:
+        if not self.q.size:
             return None
         unsigned = self.q.dtype.kind == "u" or int(self.q.max()) >= 1 << bits - 1
+        if self.q.dtype.kind not in "iu" or bits > 16:
+            return None
         name = f"{'u' if unsigned else ''}int{bits}"
         q = self.qparams
         return code_constant(self.q, q.scale, q.zero_point, q.axis or 0, name=name)
 
     def real(self, walk: Walk, like: Value) -> Value:
-        coded = self.coded()
+        # products of floats are faster with floats than with bytes
+        bytes_ = self.q.dtype.itemsize == 1 and self.bits == 8
+        coded = None if bytes_ else self.coded()
         return walk.constant(self.floats(), like) if coded is None else walk.deferred(coded, like)
 
     def quantize(self, walk: Walk, y: QParams, like: Value, qmin: int, qmax: int) -> Codes:
