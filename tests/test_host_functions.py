@@ -23,6 +23,9 @@ GRID = RNG.uniform(-1.2, 1.2, (2, 3, 4, 2)).astype(np.float32)
 BOXES = np.array([[1, 2, 6, 7], [0, 0, 3, 3], [5, 1, 9, 9]], np.float32)
 REGIONS = np.array([[0, 1, 0, 4, 4], [1, 0, 2, 9, 8], [1, 3, 3, 3, 3]], np.float32)
 WORDS = np.array([["b", "a"], ["x", "c"]], object)
+A, B = (RNG.integers(0, 256, s, np.uint8) for s in ((2, 4, 9), (9, 5)))
+PIXELS, FILTERS = (RNG.integers(0, 256, s, np.uint8) for s in ((2, 4, 5, 6), (6, 2, 3, 2)))
+ZERO = np.array(7, np.uint8)
 MAPPED = {"cats_strings": ["a", "b", "c"], "cats_int64s": [7, 8, 9]}
 
 
@@ -52,6 +55,10 @@ CASES = [
       for mode in ("bilinear", "nearest") for padding in ("zeros", "border", "reflection")),
     Case("RoiAlign", 10, [X, BOXES, np.array([0, 1, 1])],
          {"output_height": 2, "output_width": 3, "sampling_ratio": 2, "spatial_scale": 0.5}),
+    Case("MatMulInteger", 10, [A, B, ZERO, B[1]]),
+    Case("MatMulInteger", 10, [A, B]),
+    Case("ConvInteger", 10, [PIXELS, FILTERS, ZERO, ZERO],
+         {"group": 2, "pads": [1, 0, 2, 1], "strides": [2, 1]}),
     Case("MaxRoiPool", 1, [X, REGIONS], {"pooled_shape": [2, 3]}),
     Case("MaxRoiPool", 1, [X, REGIONS], {"pooled_shape": [4, 4], "spatial_scale": 0.5}),
     *(Case("Upsample", 7, [X], {"mode": mode, "scales": [1.0, 1.0, 2.0, 3.0]})
@@ -112,6 +119,22 @@ def test_multinomial_draws_with_the_odds_given() -> None:
     np.testing.assert_allclose(shares, np.exp(odds), atol=0.02)  # 5 standard deviations
     (again,) = Evaluator(make_node(case))(case.inputs)
     assert (again == drawn).all()
+
+
+def test_integer_products_with_vectors_of_zero_points() -> None:
+    """Of rows and of channels, which onnxruntime does not take: the sums one by one."""
+    rows = A[0, :, 0]
+    (got,) = Evaluator(make_node(Case("MatMulInteger", 10, [A[1], B, rows])))([A[1], B, rows])
+    for i, j in np.ndindex(4, 5):
+        sums = [(int(a) - int(rows[i])) * int(b) for a, b in zip(A[1, i], B[:, j], strict=True)]
+        assert got[i, j] == sum(sums)
+    zeros, x, w = A[0, 0, :6], PIXELS[:1, :2, :3, :2], FILTERS
+    (got,) = Evaluator(make_node(Case("ConvInteger", 10, [x, w, ZERO, zeros])))([x, w, ZERO, zeros])
+    assert got.shape == (1, 6, 1, 1) and got.dtype == np.int32
+    for channel in range(6):
+        pairs = zip(x[0].ravel().tolist(), w[channel].ravel().tolist(), strict=True)
+        want = sum((a - 7) * (b - int(zeros[channel])) for a, b in pairs)
+        assert got[0, channel, 0, 0] == want
 
 
 def test_all_of_them_are_tried() -> None:

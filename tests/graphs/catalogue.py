@@ -51,12 +51,13 @@ OPERATORS: dict[str, Operator] = {
     "resize_nearest": Operator(movement.resize_nearest, min_rank=3),
     "resize_linear": Operator(movement.resize_linear, min_rank=3, max_rank=4),
     "dynamic_conv": Operator(dynamic.conv, min_rank=3),
+    "dynamic_conv_pair": Operator(dynamic.conv_pair, min_rank=3),
     "dynamic_matmul": Operator(dynamic.matmul, min_rank=2),
     "dynamic_fused_matmul": Operator(dynamic.fused_matmul, min_rank=2),
 }
 
 # scales computed at run time: not in random graphs unless asked for
-DYNAMIC = ("dynamic_conv", "dynamic_matmul", "dynamic_fused_matmul")
+DYNAMIC = ("dynamic_conv", "dynamic_conv_pair", "dynamic_matmul", "dynamic_fused_matmul")
 
 # how often a random graph takes each: what quantized networks are made of comes more often
 WEIGHTS: dict[str, int] = {"conv": 6, "matmul": 3, "gemm": 3, "add": 3, "mul": 2, "concat": 2}

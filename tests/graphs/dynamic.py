@@ -25,6 +25,24 @@ def conv(b: Builder, x: Tensor) -> Tensor | Real:
     return _scaled(b, x, w, "ConvInteger", bias_shape, attrs)
 
 
+def conv_pair(b: Builder, x: Tensor) -> Tensor | Real:
+    """Two in a row, the first one's floats clipped, added to or as they are, then quantized."""
+    channels = draw.integer(b.rng, 1, 20)
+    w = b.weights((channels, x.shape[1], *(1,) * (x.rank - 2)), None)
+    y = _product(b, b.dequantize(x), w, "ConvInteger", (1, channels, *(1,) * (x.rank - 2)), {})
+    kind = draw.pick(b.rng, ("clip", "clip", "relu", "add", ""))
+    highest = np.float32(np.abs(real(y.value)).max(initial=0) * draw.pick(b.rng, (0.3, 2)) + 0.1)
+    if kind == "clip":
+        ends = [b.real_constant(np.asarray(v, np.float32), "end") for v in (0, highest)]
+        y = b.float_node("Clip", [y, *ends])
+    elif kind:
+        y = b.float_node(kind.title(), [y] * (1 + (kind == "add")))
+    attrs: dict[str, Any] = window_attributes(b, x.shape[2:], dilate=False)
+    attrs["group"] = channels if draw.chance(b.rng, 0.6) else 1
+    w = b.weights((channels, channels // attrs["group"], *attrs["kernel_shape"]), None)
+    return _product(b, y, w, "ConvInteger", (1, channels, *(1,) * (x.rank - 2)), attrs)
+
+
 def matmul(b: Builder, x: Tensor) -> Tensor | Real:
     """MatMulInteger, Cast, Mul by both scales, sometimes a float bias."""
     columns = draw.integer(b.rng, 1, 20)
@@ -57,8 +75,17 @@ def fused_matmul(b: Builder, x: Tensor) -> Tensor | Real:
 def _scaled(
     b: Builder, x: Tensor, w: Tensor, op: str, bias_shape: tuple[int, ...], attrs: dict[str, Any]
 ) -> Tensor | Real:
-    source = b.dequantize(x)
-    q, scale, zero = _several(b, "DynamicQuantizeLinear", [source], 3)
+    y = _product(b, b.dequantize(x), w, op, bias_shape, attrs)
+    if draw.chance(b.rng, 0.5):
+        y = b.float_node("Relu", [y])
+    return y if draw.chance(b.rng, 0.4) else b.quantize(y)
+
+
+def _product(
+    b: Builder, x: Real, w: Tensor, op: str, bias_shape: tuple[int, ...], attrs: dict[str, Any]
+) -> Real:
+    """The integer product of x, quantized by its own range, as floats."""
+    q, scale, zero = _several(b, "DynamicQuantizeLinear", [x], 3)
     zero_of_w = b.real_constant(w.zero_point, "zero")
     (acc,) = _several(b, op, [q, b.real_constant(w.q, "w"), zero, zero_of_w], 1, attrs)
     sums = b.float_node("Cast", [acc], to=1)
@@ -68,9 +95,7 @@ def _scaled(
         spread = float(np.abs(real(y.value)).max()) or 1.0
         bias = b.rng.normal(0, spread / 4, bias_shape).astype(np.float32)
         y = b.float_node("Add", [y, b.real_constant(bias, "bias")])
-    if draw.chance(b.rng, 0.5):
-        y = b.float_node("Relu", [y])
-    return y if draw.chance(b.rng, 0.4) else b.quantize(y)
+    return y
 
 
 def _several(
