@@ -16,6 +16,7 @@ import qrt
 from qrt.api.recipes import NEEDED, RECIPES
 from qrt.errors import InputError, ModelError, QuantizationError
 from qrt.ptq.config import PRESET_TEXTS, PRESETS
+from qrt.ptq.qoperator import to_qoperator
 
 Array = np.ndarray[Any, Any]
 FLOAT = DATA / "digits_fp32.onnx"
@@ -82,7 +83,11 @@ def grids(model: onnx.ModelProto) -> set[tuple[bytes, bytes, str]]:
     found = set()
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            scale, zero_point = (arrays[name] for name in node.input[1:3])
+            scale = arrays[node.input[1]]
+            stored = arrays.get(node.input[0], np.zeros((), np.uint8))
+            zero_point = np.zeros(scale.shape, stored.dtype)
+            if len(node.input) > 2:
+                zero_point = arrays[node.input[2]]
             if zero_point.dtype.itemsize == 1:
                 found.add((scale.tobytes(), zero_point.tobytes(), str(zero_point.dtype)))
     return found
@@ -138,6 +143,30 @@ def test_what_training_left_out_is_completed_by_data() -> None:
     assert np.abs(ours - want).max() <= 0.1 * np.abs(want).max()
 
 
+def test_what_training_read_unrounded_stays_so() -> None:
+    # x is rounded in two ways, and read as it is; so is c, an output besides
+    model = parser.parse_model("""<ir_version: 9, opset_import: ["" : 19]>
+    g (float[2, 6] x) => (float[2, 6] y, float[2, 6] c)
+    <float s = {0.05}, uint8 z = {128}, float t = {0.5}, float s_w = {0.01}, int8 z_w = {0}> {
+      x_q = QuantizeLinear (x, s, z)  x_r = DequantizeLinear (x_q, s, z)
+      x_p = QuantizeLinear (x, t, z)  x_c = DequantizeLinear (x_p, t, z)
+      w_q = QuantizeLinear (w, s_w, z_w)  w_r = DequantizeLinear (w_q, s_w, z_w)
+      c = MatMul (x_r, w_r)
+      c_q = QuantizeLinear (c, t, z)  c_r = DequantizeLinear (c_q, t, z)
+      a = Add (c_r, x)  b = Mul (a, x_c)  y = Add (b, c)
+    }""")
+    rng = np.random.default_rng(2)
+    w = rng.standard_normal((6, 6)).astype(np.float32) / 2
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    x = rng.standard_normal((2, 6)).astype(np.float32)
+    want = ReferenceEvaluator(model).run(None, {"x": x})
+    made = qrt.import_qat(model)
+    assert grids(made) == grids(model)
+    assert "Identity" not in {node.op_type for node in made.graph.node}
+    for got, real in zip(qrt.load(made).run(None, {"x": x}), want, strict=True):
+        assert np.abs(got - real).max() <= 1e-5 * np.abs(real).max()
+
+
 def test_trained_models_in_qoperator_form() -> None:
     made = qrt.import_qat(trained(), form="qoperator")
     assert [n.op_type for n in made.graph.node].count("QLinearConv") == 2
@@ -176,3 +205,18 @@ def test_recipes_say_what_they_want() -> None:
         with pytest.raises(error) as raised:
             call()
         assert says in str(raised.value)
+
+
+# the others are like these, and large
+@pytest.mark.shared("[a-o]*_qdq*", "pcb_cnn_qdq", "resnet8_qdq")
+@pytest.mark.filterwarnings("ignore:.* have no scale")
+def test_real_networks_come_through_unchanged(shared_model: Path) -> None:
+    """Scales as they were, and the same bits of the outputs, in QDQ and in QOperator form."""
+    with np.load(shared_model.with_suffix(".npz")) as stored:
+        inputs = {k.removeprefix("in:"): stored[k] for k in stored.files if k.startswith("in:")}
+    want = qrt.load(shared_model).run(None, inputs)
+    made = qrt.import_qat(shared_model)
+    assert grids(made) == grids(onnx.load(shared_model))
+    for form in (made, to_qoperator(made)):
+        for got, real in zip(qrt.load(form).run(None, inputs), want, strict=True):
+            assert np.array_equal(got, real)

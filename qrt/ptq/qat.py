@@ -56,13 +56,16 @@ def import_qat(
             "the model has no scales to import: no QuantizeLinear and DequantizeLinear around"
             " tensors with constant scales; quantize it with another recipe"
         )
-    plan = _plan(draft, known, complete=data is not None)
+    given = _given(draft)
+    plan = _plan(draft, known, given, complete=data is not None)
     observers = {}
     if data is not None and plan.observers():
         samples = Samples(data, draft.inputs)
         observers = observe(draft, plan.observers(), samples, runner, progress)
-    made = insert(draft, plan, QuantConfig(), activation_qparams(plan, observers))
-    return in_form(made, form)
+    qparams = activation_qparams(plan, observers) | given
+    made = Draft(insert(draft, plan, QuantConfig(), qparams))
+    drop_identities(made)
+    return in_form(made.model(), form)
 
 
 def strip_pairs(draft: Draft) -> dict[str, QParams]:
@@ -82,16 +85,17 @@ class _Strip:
         self._producers, self._consumers = draft.producers(), draft.consumers()
         self._known: dict[str, QParams] = {}
         self._renamed: dict[str, str] = {}  # what came through a pair: what went in
+        self._apart: dict[str, str] = {}
+        self._kept: list[onnx.NodeProto] = []
 
     def known_scales(self) -> dict[str, QParams]:
         """See `strip_pairs`."""
-        kept = []
         for node in self._draft.nodes:
             for i, name in enumerate(node.input):
                 node.input[i] = self._renamed.get(name, name)
             if not (self._is_turned_constant(node) or self._is_stripped(node)):
-                kept.append(node)
-        self._draft.nodes = kept
+                self._kept.append(node)
+        self._draft.nodes = self._kept
         self._name_outputs()
         drop_unread(self._draft)
         return self._known
@@ -152,8 +156,22 @@ class _Strip:
             or (out in outputs and x not in self._producers)
         ):
             return False
+        users = self._consumers.get(x, ())
+        if x in outputs or not all(self._rounds_to(user, q) for user in users):
+            x = self._rounded(x, maker)  # others read it as it is
         self._known[x], self._renamed[out] = q, x
         return True
+
+    def _rounds_to(self, node: onnx.NodeProto, q: QParams) -> bool:
+        grid = _grid(self._draft, node) if node.op_type == "QuantizeLinear" else None
+        return grid is not None and grid.same_as(q)
+
+    def _rounded(self, x: str, maker: onnx.NodeProto) -> str:
+        """A name of its own for what `maker` rounds, by an Identity in front of it."""
+        if maker.output[0] not in self._apart:
+            out = self._apart[maker.output[0]] = self._draft.fresh(f"{x}_rounded")
+            self._kept.append(self._draft.node("Identity", [x], [out]))
+        return self._apart[maker.output[0]]
 
     def _name_outputs(self) -> None:
         """Outputs of the graph that came through a pair keep their names."""
@@ -192,11 +210,25 @@ def _grid(draft: Draft, node: onnx.NodeProto) -> QParams | None:
     return q
 
 
-def _plan(draft: Draft, known: dict[str, QParams], complete: bool) -> Plan:
+def _given(draft: Draft) -> dict[str, QParams]:
+    """Grids of what a DequantizeLinear that stays gives: of inputs that are integers, for one."""
+    found = {}
+    for node in draft.nodes:
+        q = _grid(draft, node) if node.op_type == "DequantizeLinear" else None
+        if q is not None and q.axis is None and q.dtype != _BIAS:
+            found[node.output[0]] = q
+    return found
+
+
+def _plan(
+    draft: Draft, known: dict[str, QParams], given: dict[str, QParams], complete: bool
+) -> Plan:
     """Where pairs go: where they were, and, to `complete`, around all that runs in integers."""
     plan = make_plan(draft, QuantConfig())
     plan.known = known
     arrays, consumers = draft.arrays, draft.consumers()
+    for name in given:
+        plan.grids.pop(name, None)
     for name, q in known.items():
         if name not in arrays:
             plan.grids[name] = Grid(8 * q.dtype.itemsize, q.dtype.kind == "i")
@@ -230,7 +262,7 @@ def _plan(draft: Draft, known: dict[str, QParams], complete: bool) -> Plan:
         for node in plan.nodes
         if node.op_type not in PRODUCTS
         or (
-            node.input[0] in plan.grids
+            node.input[0] in plan.grids.keys() | given.keys()
             and (complete or node.input[1] in known or node.input[1] not in arrays)
         )
     ]

@@ -33,6 +33,7 @@ TARGETS: dict[str, tuple[str, str]] = {
 }
 # ONNX's own operators that take 8-bit integers as they are, in ONNX Runtime, too
 ON_CODES = tuple(op for op in MOVEMENT if op != "GlobalMaxPool")
+OPSET = 13  # from which they do
 NARROW = (np.dtype(np.int8), np.dtype(np.uint8))
 _SAME = 1e-6  # relative: a bias is in steps of x_scale * w_scale, however that was rounded
 
@@ -102,7 +103,7 @@ class _Rewrite:
         self._real[node.output[0]] = Codes(codes, scale, zero_point, axis)
 
     def _rewritten(self, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ("", "ai.onnx") or self._draft.opset() < OPSET:
             return None
         if node.op_type in ON_CODES:
             return self._moved(node)
