@@ -24,6 +24,7 @@ from qrt.loader.names import checked_name, required_name
 from qrt.loader.old_opsets import BASE, modern
 from qrt.loader.opsets import normal_domain, read_opsets, version_of
 from qrt.loader.order import order_nodes
+from qrt.loader.runtime_names import meant
 from qrt.loader.schema import check_signature
 from qrt.loader.subgraphs import Captures, Declared, InnerScope, Scope
 from qrt.loader.tensors import TensorReader
@@ -153,6 +154,7 @@ class BodyEmitter:
                 self._call(key, inputs, outputs, attributes, where, frame, index, origin)
             else:
                 version = version_of(domain, body.opsets, where)
+                domain, version = meant(proto.op_type, domain, version)
                 node = Node(
                     proto.op_type, inputs, outputs, {}, domain, name, index, version, origin
                 )

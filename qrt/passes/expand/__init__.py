@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from qrt.errors import QrtError, at_node
 from qrt.ir import Graph, Node
-from qrt.passes.expand import gelus, norms, rotary
+from qrt.passes.expand import bodies, gelus, norms, rotary
 from qrt.passes.expand.group_query_attention import group_query_attention
 from qrt.passes.expand.microsoft_attention import (
     PROJECTED,
@@ -28,6 +28,14 @@ PROJECTIONS: dict[tuple[str, str], Expansion] = {
     (MS, "QAttention"): project,
 }
 EXPANSIONS: dict[tuple[str, str], Expansion] = {
+    ("", "CastLike"): bodies.cast_like,
+    ("", "GroupNormalization"): bodies.group_normalization,
+    ("", "InstanceNormalization"): bodies.instance_normalization,
+    ("", "ReduceL1"): bodies.reduction,
+    ("", "ReduceL2"): bodies.reduction,
+    ("", "ReduceLogSum"): bodies.reduction,
+    ("", "ReduceLogSumExp"): bodies.reduction,
+    ("", "ReduceSumSquare"): bodies.reduction,
     ("", "Attention"): onnx_attention,
     ("", "RotaryEmbedding"): rotary.onnx_rotary,
     (MS, "Attention"): attention,
