@@ -49,7 +49,8 @@ def test_the_best_engine_heeds_the_features_in_use(monkeypatch: pytest.MonkeyPat
     ("config", "says"),
     [
         (QuantConfig(activations=Grid(bits=16), backend="onnxruntime"),
-         "activations: onnxruntime multiplies in integers with activations of up to 8 bits"),
+         "activations: onnxruntime multiplies in integers with activations of 8 bits, got 16"),
+        (QuantConfig(activations=Grid(bits=4)), "with activations of 8 or 16 bits, got 4"),
         (QuantConfig(weights=Grid(bits=16)), "weights: qrt multiplies in integers with weights"),
         (QuantConfig(weights=BLOCKS), "got per_block; quantize_weights has blocks"),
         (QuantConfig(op_rules={"Conv": Rule(weights=BLOCKS)}), "weights of Conv: qrt multiplies"),

@@ -21,7 +21,8 @@ CLAMPS = ("Relu", "Clip")  # part of the operator before, where nothing else rea
 class BackendConfig:
     """An engine: what it runs in integers.
 
-    `ops`: operators. `activation_bits`, `weight_bits`: the most that it multiplies so.
+    `ops`: operators. `activation_bits` are those that it multiplies so, where QuantizeLinear clips;
+    `weight_bits` the most.
     `granularities`: of weights. `signed_clamps`: a Relu or Clip behind a product may stand in front
     of a signed QuantizeLinear; without it the clamp gets a pair of its own.
     """
@@ -29,7 +30,7 @@ class BackendConfig:
     name: str
     what: str
     ops: tuple[str, ...]
-    activation_bits: int = 8
+    activation_bits: tuple[int, ...] = (8,)
     weight_bits: int = 8
     granularities: tuple[str, ...] = ("per_tensor", "per_channel")
     signed_clamps: bool = True
@@ -38,8 +39,8 @@ class BackendConfig:
     def integers(self) -> str:
         """What it multiplies, for people."""
         kinds = " or ".join(kind.removeprefix("per_") for kind in self.granularities)
-        most = f"activations to {self.activation_bits} bits, weights to {self.weight_bits}"
-        return f"{most}, per {kinds}"
+        bits = " or ".join(map(str, self.activation_bits))
+        return f"activations of {bits} bits, weights to {self.weight_bits}, per {kinds}"
 
 
 _COMMON = (
@@ -60,7 +61,7 @@ BACKENDS = {
             *_COMMON, *BOUNDED, "ReduceMean", "Resize", "HardSwish", "LeakyRelu", "Elu", "Tanh",
             "Gelu", "Erf", "Mish", "Softplus", "Abs", "Neg", "Sqrt",
         ),
-        activation_bits=16,
+        activation_bits=(8, 16),
     ),
     "onnxruntime": BackendConfig(
         "onnxruntime",

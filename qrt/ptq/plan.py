@@ -153,23 +153,23 @@ def check_engine(config: QuantConfig, engine: BackendConfig) -> None:
     for what, grid in activations.items():
         if grid.granularity != "per_tensor":
             raise QuantizationError(f"{what}: one scale per tensor, got {grid.granularity}")
-        _check_bits(what, grid, engine.activation_bits, "activations", engine)
+        if grid.bits not in engine.activation_bits:
+            raise QuantizationError(
+                f"{what}: {engine.name} multiplies in integers with activations of"
+                f" {' or '.join(map(str, engine.activation_bits))} bits, got {grid.bits}"
+            )
     for what, grid in weights.items():
-        _check_bits(what, grid, engine.weight_bits, "weights", engine)
+        if grid.bits > engine.weight_bits:
+            raise QuantizationError(
+                f"{what}: {engine.name} multiplies in integers with weights of up to"
+                f" {engine.weight_bits} bits, got {grid.bits}"
+            )
         if grid.granularity not in engine.granularities:
             raise QuantizationError(
                 f"{what}: {engine.name} multiplies in integers with weights"
                 f" {' or '.join(engine.granularities)}, got {grid.granularity};"
                 " quantize_weights has blocks, for activations that stay float"
             )
-
-
-def _check_bits(what: str, grid: Grid, most: int, kind: str, engine: BackendConfig) -> None:
-    if grid.bits > most:
-        raise QuantizationError(
-            f"{what}: {engine.name} multiplies in integers with {kind} of up to {most} bits,"
-            f" got {grid.bits}"
-        )
 
 
 def _data_inputs(node: onnx.NodeProto) -> list[str]:
