@@ -369,7 +369,13 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert qrt_command("quantize", FLOAT, "--recipe", "weights_int4", "-o", few).code == 0
     sizes = qrt_command("size", FLOAT, out, few, "--layers")
     assert sizes.code == 0
-    assert "Conv" in sizes.out
+    lines = sizes.out.splitlines()
+    before, after = (model_size(path) for path in (FLOAT, out))
+    conv = next(layer for layer in before.layers if layer.op == "Conv")
+    line = next(line.split() for line in lines if line.startswith(f"{conv.layer} "))
+    same = next(layer for layer in after.layers if layer.layer == conv.layer)
+    assert line[1:4] == ["Conv", f"{conv.nbytes / 1e6:.4f}", f"{same.nbytes / 1e6:.4f}"]
+    assert f"{before.nbytes / 1e6:.4f}" in next(x for x in lines if x.startswith("all constants"))
     assert len(qrt_command("size", FLOAT, out, "--json").json["models"]) == 2
     missing = qrt_command("quantize", FLOAT, "-o", tmp_path / "no.onnx")
     assert missing.code == 2

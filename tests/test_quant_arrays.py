@@ -42,6 +42,7 @@ from qrt.quant import (
     to_float,
     unpack,
 )
+from qrt.quant.affine import spread_over
 
 Array = np.ndarray[Any, Any]
 TEXTBOOK = np.array([-10.0, -5.0, 0.0, 5.0, 10.0])
@@ -135,11 +136,53 @@ def test_round_trip_is_within_half_a_step_and_idempotent(
 
 
 @settings(max_examples=200, deadline=None)
-@given(arrays(np.float32, st.integers(1, 30), elements=FLOATS), st.integers(2, 16), st.booleans())
-def test_quantization_is_monotone(x: Array, bits: int, symmetric: bool) -> None:
-    q = choose_qparams(x, bits, symmetric=symmetric)
-    codes = quantize(np.sort(x), q).astype(np.int64)
-    assert (np.diff(codes) >= 0).all()
+@given(ARRAYS, GRIDS, st.sampled_from([None, 1, 2, 3, 32]))
+def test_quantization_is_monotone_within_each_grid(
+    x: Array, grid: dict[str, Any], block_size: int | None
+) -> None:
+    if grid["axis"] is not None:
+        grid = {**grid, "block_size": block_size}
+    q = choose_qparams(x, **grid)
+    codes = quantize(x, q).astype(np.int64).reshape(-1)
+    numbers = np.arange(q.scale.size).reshape(q.scale.shape)
+    which = np.broadcast_to(spread_over(numbers, x.shape, q), x.shape).reshape(-1)
+    order = np.lexsort((x.reshape(-1), which))  # by value, grid by grid
+    is_one_grid = np.diff(which[order]) == 0
+    assert (np.diff(codes[order])[is_one_grid] >= 0).all()
+
+
+TABLES = {
+    "nf4": lambda x: nf4(x, 8),
+    "nf4 in one": lambda x: nf4(x, None),
+    "powers of two": lambda x: nearest(x, powers_of_two(4), scaled=True),
+    "additive": lambda x: nearest(x, additive_powers_of_two(5, 2), scaled=True),
+    "k-means": lambda x: kmeans(x, 4),
+}
+# far from where float32 products lose bits
+MODEST = st.floats(-(2.0**60), 2.0**60, width=32).map(lambda v: v if abs(v) > 2.0**-60 else 0.0)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 20)), elements=MODEST))
+def test_codebooks_take_the_nearest_entry(name: str, x: Array) -> None:
+    book = TABLES[name](x)
+    back = book.dequantize()
+    scale = book._spread_scale()
+    values = book.entries.astype(np.float64) * np.broadcast_to(scale, x.shape)[..., None]
+    errors = np.abs(values - x[..., None])
+    slack = 1e-6 * np.abs(values).max(axis=-1)  # entries times scale, rounded to float32
+    assert (np.abs(back.astype(np.float64) - x) <= errors.min(axis=-1) + slack).all()
+    # so at most half of the gap that a value lies in, inside the table
+    order = np.argsort(x, axis=1)
+    if book.scale.ndim == 0:
+        assert (np.diff(np.take_along_axis(book.q.astype(int), order, 1), axis=1) >= 0).all()
+        again = nearest(back, values[0, 0].astype(np.float32))
+        assert np.array_equal(again.dequantize(), back)
+    if 0 in book.entries:
+        assert (back[x == 0] == 0).all()
+    if name != "k-means":  # the largest has an entry of its own: the scale stays
+        assert np.array_equal(TABLES[name](back).dequantize(), back)
 
 
 def test_channels_and_blocks_are_grids_of_their_own() -> None:
@@ -337,6 +380,8 @@ def test_plots_appear_whole(tmp_path: Path) -> None:
     assert page.count("<line") == np.unique(report.back).size
     assert "SQNR" in page
     assert "src=" not in page
+    for odd in (np.zeros(3), np.full(3, 5e20), np.zeros(0)):  # nothing to spread bins over
+        error_report(odd, quantize_array(odd)).plot(tmp_path / "grid.html")
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     report.plot(tmp_path / "grid.png")
     assert (tmp_path / "grid.png").read_bytes()[:4] == b"\x89PNG"

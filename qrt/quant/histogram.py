@@ -43,7 +43,7 @@ def _grid(report: ErrorReport) -> Array:
 
 
 def _page(report: ErrorReport, bins: int) -> str:
-    counts, edges = np.histogram(report.x, bins)
+    counts, edges = np.histogram(report.x, bins, _range(report.x))
     points = _grid(report)
     low, high = min(edges[0], points.min(initial=0)), max(edges[-1], points.max(initial=0))
     span = (high - low) or 1.0
@@ -67,11 +67,15 @@ def _page(report: ErrorReport, bins: int) -> str:
             f'<line x1="{x:.2f}" x2="{x:.2f}" y1="{floor + 6}" y2="{floor + RUG - 6}"'
             f' stroke="#d55e00"/>'
         )
-    for value in np.linspace(low, high, 7):
+    for value in _round_values(low, high):
         parts.append(
             f'<text x="{at(value):.1f}" y="{HEIGHT - MARGIN + 18}" text-anchor="middle">'
             f"{value:.4g}</text>"
         )
+    parts.append(
+        f'<text x="{MARGIN - 6}" y="{top + 10:.0f}" text-anchor="end">{tallest}</text>'
+        f'<text x="{MARGIN - 6}" y="{floor:.0f}" text-anchor="end">0</text>'
+    )
     rows = "".join(f"<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for a, b in report.rows())
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -81,6 +85,23 @@ def _page(report: ErrorReport, bins: int) -> str:
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="histogram">'
         f"{''.join(parts)}</svg><table>{rows}</table></body></html>\n"
     )
+
+
+def _range(x: Array) -> tuple[float, float]:
+    """Of x, wide enough for bins where all of it is one value."""
+    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 1.0)
+    least = 1e-6 * max(abs(low), abs(high)) or 1.0
+    return (low, high) if high - low > least else (low - least, high + least)
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """Some four to ten values of 1, 2 or 5 times a power of ten apart, within the range."""
+    apart = (high - low) / 4 or 1.0
+    ten = 10.0 ** np.floor(np.log10(apart))
+    step = next(ten * m for m in (5.0, 2.0, 1.0) if ten * m <= apart * (1 + 1e-9))
+    first = int(np.ceil(low / step - 1e-9))
+    last = int(np.floor(high / step + 1e-9))
+    return [float(i * step) for i in range(first, last + 1)]
 
 
 def _png(report: ErrorReport, bins: int) -> bytes:
@@ -94,7 +115,7 @@ def _png(report: ErrorReport, bins: int) -> bytes:
 
     figure = Figure(figsize=(9, 4))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
-    above.hist(report.x.reshape(-1), bins, color="#4a9fd8")
+    above.hist(report.x.reshape(-1), bins, range=_range(report.x), color="#4a9fd8")
     above.set_ylabel("values")
     above.set_title(f"SQNR {report.sqnr:.1f} dB, clipped {100 * report.clipped:.3g} %")
     below.vlines(_grid(report), 0, 1, color="#d55e00", linewidth=0.8)
