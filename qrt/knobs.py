@@ -37,6 +37,11 @@ PROGRESS = Knob(
     "QRT_PROGRESS", "1", "0 hides the progress lines of the first compilation and of calibration"
 )
 JIT_WORKERS = Knob("QRT_JIT_WORKERS", "", "compiling processes; empty means one per usable core")
+JIT_KEEP = Knob(
+    "QRT_JIT_KEEP",
+    "0",
+    "1 keeps the compiling processes, 200 MB each, for the kernels that come next",
+)
 CACHE_SIZES = Knob(
     "QRT_CACHE_SIZES",
     "",
@@ -55,6 +60,6 @@ BOUNDS = Knob(
 DEBUG = Knob("QRT_DEBUG", "0", "1 shows the traceback when a command of the command line fails")
 
 KNOBS = (
-    FEATURES, CACHE_DIR, THREADS, WINOGRAD, PROGRESS, JIT_WORKERS, CACHE_SIZES, MEASURE, BOUNDS,
-    DEBUG
+    FEATURES, CACHE_DIR, THREADS, WINOGRAD, PROGRESS, JIT_WORKERS, JIT_KEEP, CACHE_SIZES, MEASURE,
+    BOUNDS, DEBUG,
 )  # fmt: skip

@@ -14,11 +14,13 @@ import jit_kernels
 import numpy as np
 import pytest
 
+from qrt import knobs
 from qrt.errors import CompileError, QrtError
 from qrt.jit import cache
 from qrt.jit.build import build_objects
 from qrt.jit.digest import kernel_digest
 from qrt.jit.load import kernel_addresses
+from qrt.jit.process import CompileProcess
 from qrt.jit.target import target_for
 from qrt.simd.features import X86_LEVELS, active_features, detected_features, is_x86
 
@@ -81,9 +83,31 @@ def test_compiler_errors_name_the_kernel() -> None:
 
 def test_a_worker_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiler that stops (LLVM may abort its process) gives an error, not a hang."""
+    monkeypatch.setenv(knobs.JIT_KEEP.name, "0")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(CompileError, match=r"stopped|not"):
         build_objects([jit_kernels.add_kernel], TARGET)
+
+
+def test_a_kept_process_compiles_the_same_for_any_target(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One process serves two targets and a kernel that fails; it gives what new ones give."""
+    targets = [TARGET, target_for(frozenset(), "aarch64")]
+    made: dict[str, list[dict[str, bytes]]] = {}
+    CompileProcess.end_all()
+    monkeypatch.setenv(knobs.JIT_WORKERS.name, "1")
+    for keep in "01":
+        monkeypatch.setenv(knobs.CACHE_DIR.name, str(tmp_path / keep))
+        monkeypatch.setenv(knobs.JIT_KEEP.name, keep)
+        made[keep] = [build_objects([jit_kernels.add_kernel], t) for t in targets]
+        waiting = [p.process.pid for p in CompileProcess._idle]
+        assert len(waiting) == int(keep)
+    assert made["0"] == made["1"]
+    with pytest.raises(CompileError, match="does not compile"):
+        build_objects([jit_kernels.wrong_kernel], TARGET)
+    CompileProcess.end_all()
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in waiting)
 
 
 def test_objects_are_kept_and_used_again(empty_cache: Path) -> None:

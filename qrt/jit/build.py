@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from pathlib import Path
-from typing import IO
 
 from qrt import knobs
 from qrt.errors import CompileError
 from qrt.jit.cache import read_object, write_object
 from qrt.jit.declare import Kernel
 from qrt.jit.digest import kernel_digest
+from qrt.jit.process import CompileProcess
 from qrt.jit.target import Target
-from qrt.jit.worker import FRAME
 
 Progress = Callable[[int, int, str], None]
 
@@ -102,53 +97,15 @@ def _run_worker(
         "target": asdict(target),
         "kernels": [[k.fn.__module__, k.name, digests[k.name]] for k in kernels],
     }
-    # a user's numba settings must not change our code
-    env = {name: v for name, v in os.environ.items() if not name.startswith("NUMBA_")}
-    package_root = str(Path(__file__).resolve().parents[2])
-    env["PYTHONPATH"] = os.pathsep.join([package_root, *filter(None, sys.path)])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "qrt.jit.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=env,
-    )
-    assert process.stdin and process.stdout and process.stderr
-    stderr: list[bytes] = []
-    drain = threading.Thread(target=lambda pipe: stderr.append(pipe.read()), args=(process.stderr,))
-    drain.start()
-    try:
-        with contextlib.suppress(BrokenPipeError):  # it died: what it said is reported below
-            process.stdin.write(json.dumps(request).encode())
-            process.stdin.close()
-        left = [k.name for k in kernels]
-        while left:
-            header = _read(process.stdout, FRAME.size)
-            if header is None:
-                break
-            name_nbytes, status, body_nbytes = FRAME.unpack(header)
-            name = (_read(process.stdout, name_nbytes) or b"").decode()
-            body = _read(process.stdout, body_nbytes)
-            if body is None:
-                break
+    process = CompileProcess.take()
+    left = [k.name for k in kernels]
+    with contextlib.closing(process.serve(request)) as frames:
+        for name, status, body in frames:
             if status:
                 raise CompileError(f"kernel {name!r} does not compile: {body.decode()}")
             receive(name, body)
             left.remove(name)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        drain.join()
-        process.stdout.close()
-        process.stderr.close()
     if left:
-        words = b"".join(stderr).decode(errors="replace")[-2000:]
-        raise CompileError(
-            f"the compiler stopped (exit {process.returncode}) at kernel {left[0]!r}: {words}"
-        )
-
-
-def _read(pipe: IO[bytes], nbytes: int) -> bytes | None:
-    data = pipe.read(nbytes)
-    return data if len(data) == nbytes else None
+        words = process.end(patience=1)
+        raise CompileError(f"the compiler stopped at kernel {left[0]!r}: {words}")
+    process.give_back()

@@ -1,27 +1,41 @@
-"""Compile kernels in a process of its own: `python -m qrt.jit.worker`, a request on stdin.
+"""Compile kernels in a process of its own: `python -m qrt.jit.worker [--keep]`, requests on stdin.
 
-The request is one JSON object {target, kernels: [[module, name, digest], ...]}; the answer is a
+A request is one line of JSON, {target, kernels: [[module, name, digest], ...]}; the answer is a
 stream of frames on stdout: name length, name, status (0 or 1), body length, body (object or error
-text). A kernel whose digest is another here is refused: it would be kept under a false name.
-A process per target keeps LLVM's aborts and numba's memory away from the user's process.
+text), and a frame without a name when the request is done. A kernel whose digest is another here is
+refused: it would be kept under a false name. A process per target keeps LLVM's aborts and numba's
+memory away from the user's process. With `--keep` a fork serves each request, so that the next one
+finds numba imported, which takes longer than a kernel.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import struct
 import sys
 import traceback
+from typing import Any
 
 from qrt.jit.target import Target
 
 FRAME = struct.Struct("<IBQ")
 
 
-def main() -> int:
-    """Read the request, compile, write the frames."""
-    request = json.load(sys.stdin)
+def main(keep: bool) -> int:
+    """Serve requests until stdin ends."""
+    out = sys.stdout.buffer
+    for line in sys.stdin:
+        request = json.loads(line)
+        status = _serve_in_fork(request) if keep else _serve(request)
+        out.write(FRAME.pack(0, status, 0))
+        out.flush()
+    return 0
+
+
+def _serve(request: dict[str, Any]) -> int:
+    """Compile, and write the frames."""
     out = sys.stdout.buffer
     target = Target(**request["target"])
     from qrt.jit.compile import compile_object
@@ -42,5 +56,23 @@ def main() -> int:
     return 0
 
 
+def _serve_in_fork(request: dict[str, Any]) -> int:
+    """`_serve`, in a child that has what any target needs already; 0 when it came to its end."""
+    from numba.core.registry import cpu_target
+
+    # what numba loads with the first function it compiles, for any target
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
+    for module, _, _ in request["kernels"]:
+        importlib.import_module(module)
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(_serve(request))
+        finally:
+            os._exit(1)
+    return int(os.waitpid(child, 0)[1] != 0)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:] == ["--keep"]))
