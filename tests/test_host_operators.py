@@ -226,6 +226,7 @@ def test_explain_says_where_and_why() -> None:
 def test_profile_has_a_row_for_it() -> None:
     for threads in THREADS:
         profile = qrt.load(wide(), threads=threads).profile(runs=5)
+        assert 0 < profile.python_share < 1 and "% in Python" in str(profile)
         assert [row.kernel for row in profile] == ["relu_f32", HOST, "neg_f32"]
         assert all(row.min_ns > 0 for row in profile)
         slowest = max(profile, key=lambda row: row.min_ns)

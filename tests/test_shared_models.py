@@ -12,6 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 import qrt
+from qrt.api.explanation import NodeRow
+from qrt.api.timing import PYTHON
 from tests.graphs.draw import Array
 from tests.sessions import THREADS, Cases, differences, feature_levels, named, run
 
@@ -35,11 +37,16 @@ ONE_ANSWER = {
 }
 
 
+def in_python(row: NodeRow) -> bool:
+    """True for a host operator, and for a node that runs by itself."""
+    return any(kernel.startswith(PYTHON) for kernel in row.kernels)
+
+
 @pytest.mark.shared("*_dyn*")
 @pytest.mark.parametrize("features", feature_levels(), ids=named)
 def test_dynamic_quantization_agrees_with_onnxruntime(shared_model: Path, features: str) -> None:
-    """Also: every level and number of threads gives the native level's bits; nothing that is
-    quantized runs in Python."""
+    """Also: every level and number of threads gives the native level's bits; nothing runs in
+    Python."""
     name = shared_model.stem
     if name in SLOW and features == "portable":
         pytest.skip(f"{name} takes minutes on the portable level")
@@ -57,10 +64,12 @@ def test_dynamic_quantization_agrees_with_onnxruntime(shared_model: Path, featur
         if want.size <= 1000:
             same = np.array_equal(want.argmax(-1), expected[output].argmax(-1))
             cases.check(output, "" if same else "another arg-max")
-    for row in qrt.load(shared_model).explain():
+    session = qrt.load(shared_model)
+    session.run(None, inputs)
+    for row in session.explain():
         products = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
-        on_host = any(op in row.operator for op in products)
-        cases.check(row.node, f"{row.operator}: {row.why}" if on_host and row.why else "")
+        left = any(op in row.operator for op in products) and row.why
+        cases.check(row.node, f"{row.operator}: {row.why}" if left or in_python(row) else "")
     cases.finish(name, at_least=len(THREADS) + len(stored))
 
 
@@ -104,6 +113,7 @@ def test_nothing_runs_in_float_that_onnxruntime_runs_in_integers(
         floats = row.kernels and not row.operator.startswith("qrt.") and "float" in row.dtype
         both = integer & {row.node, *row.origin} if floats else set()
         cases.check(row.node, f"{row.operator} runs in float ({row.why})" if both else "")
+        cases.check(row.node, f"{row.operator} runs in Python" if in_python(row) else "")
     known = {name for row in explanation for name in (row.node, *row.origin)}
     print(f"\n{shared_model.stem}: integer in ONNX Runtime and fused away: {integer - known}")
     cases.finish(f"{shared_model.stem}, {len(integer)} integer nodes", at_least=len(explanation))

@@ -14,6 +14,8 @@ from qrt.program.program import NODE, Program
 
 Array = np.ndarray[Any, Any]
 
+PYTHON = ("host: ", "stages")  # how the kernels begin that are none
+
 
 @dataclass(frozen=True)
 class RowTime:
@@ -25,6 +27,11 @@ class RowTime:
     kernel: str
     median_ns: int
     min_ns: int
+
+    @property
+    def runs_in_python(self) -> bool:
+        """True for a host operator, and for a node that runs by itself."""
+        return self.kernel.startswith(PYTHON)
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,17 @@ class Profile:
             total[row.kernel] = total.get(row.kernel, 0) + row.median_ns
         return dict(sorted(total.items(), key=lambda item: -item[1]))
 
+    @property
+    def python_share(self) -> float:
+        """The part of the time, 0 to 1, that Python takes: host operators, and nodes that run by
+        themselves with all that their subgraphs do."""
+        total = sum(row.median_ns for row in self.rows)
+        python = sum(row.median_ns for row in self.rows if row.runs_in_python)
+        return python / total if total else 0.0
+
     def to_json(self) -> str:
         """The same as a JSON object."""
-        return json.dumps(asdict(self))
+        return json.dumps({**asdict(self), "python_share": self.python_share})
 
     def __str__(self) -> str:
         total = sum(row.median_ns for row in self.rows) or 1
@@ -75,7 +90,8 @@ class Profile:
                 table(head, lines, right=(0, 4, 5, 6)),
                 table(("kernel", "us", "%"), kernels, right=(1, 2)),
                 f"median of {self.runs} runs on {self.threads} threads:"
-                f" {self.median_ns / 1e3:.1f} us, min {self.min_ns / 1e3:.1f} us",
+                f" {self.median_ns / 1e3:.1f} us, min {self.min_ns / 1e3:.1f} us;"
+                f" {100 * self.python_share:.1f} % in Python",
             ]
         )
 

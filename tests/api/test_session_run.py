@@ -208,7 +208,7 @@ def test_profile() -> None:
     profile = session.profile({"a": x, "b": x}, runs=5)
     assert [row.kernel for row in profile] == ["test_add", "test_add"]
     assert profile.runs == 5 and profile.median_ns >= profile.min_ns > 0
-    assert list(profile.by_kernel()) == ["test_add"]
+    assert list(profile.by_kernel()) == ["test_add"] and profile.python_share == 0
     assert "median of 5 runs" in str(profile) and "make_twice" in str(profile)
     import json
 
