@@ -170,7 +170,8 @@ def test_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model(highest: float, gain: float) -> onnx.ModelProto:
-    """Two dynamic convolutions, the first clipped to [0, highest], the second a model's output."""
+    """Two dynamic convolutions, the second a model's output; the first clipped to [0, highest], or,
+    where that is NaN, y * h - y."""
     rng = np.random.default_rng(5)
     nodes, constants = [], []
 
@@ -194,6 +195,11 @@ def model(highest: float, gain: float) -> onnx.ModelProto:
         x = f"c{i}"
     ends = [constant(name, np.float32(v).reshape(())) for name, v in (("l", 0), ("h", highest))]
     nodes.insert(6, helper.make_node("Clip", ["y0", *ends], ["c0"]))
+    if np.isnan(highest):
+        nodes[6:7] = [
+            helper.make_node("Mul", ["y0", constant("half", np.float32(1.7).reshape(()))], ["h0"]),
+            helper.make_node("Sub", ["h0", "y0"], ["c0"]),
+        ]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes, "g", [value("x", TensorProto.FLOAT, [1, 5, 6, 7])],
@@ -203,7 +209,7 @@ def model(highest: float, gain: float) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("highest, gain, makes_codes", [
-    (6, 0.02, True), (6, 1e-4, True), (np.inf, 0.02, False),
+    (6, 0.02, True), (6, 1e-4, True), (np.inf, 0.02, False), (np.nan, 0.02, False),
 ])  # fmt: skip
 def test_models(highest: float, gain: float, makes_codes: bool) -> None:
     """The pass joins what it may, and onnx.reference gives the same."""
@@ -213,6 +219,8 @@ def test_models(highest: float, gain: float, makes_codes: bool) -> None:
     session = qrt.load(made)
     (got,) = session.run(None, {"x": x})
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    (again,) = qrt.load(made, threads=3).run(None, {"x": x})
+    assert np.array_equal(got, again)
     ran = [kernel for row in session.explain().rows for kernel in row.kernels]
     assert any(name.endswith(CODES) for name in ran) == makes_codes
     assert ran.count("range_f32") == 1  # the model's input has no product in front

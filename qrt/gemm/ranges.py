@@ -29,6 +29,7 @@ from qrt.simd.vectors import (
     min_f32x16,
     min_lanes_f32x16,
     splat_f32x16,
+    store_f32x16,
 )
 
 Array = np.ndarray[Any, Any]
@@ -98,6 +99,37 @@ def found_range(ranges, parts):  # type: ignore[no-untyped-def]
         low = min_f32x16(load_f32x16(at + LOW_AT), low)
         high = max_f32x16(load_f32x16(at + HIGH_AT), high)
     return min_lanes_f32x16(low), max_lanes_f32x16(high)
+
+
+@helper
+def clear_ranges(ranges, parts, thread, threads):  # type: ignore[no-untyped-def]
+    """Empty this thread's record, and those of parts that have no thread."""
+    for part in range(thread, parts, threads):
+        at = ranges + part * RECORD_NBYTES
+        store_f32x16(at + LOW_AT, splat_f32x16(ZERO))
+        store_f32x16(at + HIGH_AT, splat_f32x16(ZERO))
+
+
+@helper
+def widen_range_by(record, x, n):  # type: ignore[no-untyped-def]
+    """Take n float32 at x into the range at `record`."""
+    low0 = low1 = high0 = high1 = splat_f32x16(ZERO)  # two chains hide the latency
+    i = 0
+    while i + 32 <= n:
+        v0 = load_f32x16(x + 4 * i)
+        v1 = load_f32x16(x + 4 * i + 64)
+        low0 = min_f32x16(v0, low0)
+        low1 = min_f32x16(v1, low1)
+        high0 = max_f32x16(v0, high0)
+        high1 = max_f32x16(v1, high1)
+        i += 32
+    low0 = min_f32x16(load_f32x16(record + LOW_AT), low0)
+    high0 = max_f32x16(load_f32x16(record + HIGH_AT), high0)
+    store_f32x16(record + LOW_AT, min_f32x16(low0, low1))
+    store_f32x16(record + HIGH_AT, max_f32x16(high0, high1))
+    while i < n:
+        widen_range(record, as_f32(x)[i])
+        i += 1
 
 
 @helper

@@ -3,6 +3,7 @@
 A block of every tensor stays in L1 while the steps of the chain (`chain_steps`) run over it, so
 what lies between two operators is never in memory. Inputs are float32 of any broadcasting that
 three loops walk, or uint8 in full; the output is float32, or uint8 where a Quantize ends the chain.
+A `ranged` chain of float32 has its range for a second output (`gemm/ranges.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qrt.errors import UnsupportedError
+from qrt.gemm.ranges import PARTS, RECORD_NBYTES, clear_ranges, ranges_nbytes, widen_range_by
 from qrt.ir import Node, Value
 from qrt.jit.bounds import TABLE
 from qrt.jit.declare import Extent, helper, kernel, slots
@@ -36,6 +38,8 @@ from qrt.ops.chain_steps import (
 )
 from qrt.ops.dispatch import best_kernel
 from qrt.ops.nests import Nest, broadcast_strides, collapse, memory_order
+from qrt.ops.product import more_results
+from qrt.ops.product import results as with_range
 from qrt.ops.quantizing import division_records
 from qrt.ops.sizes import product, within
 from qrt.ops.spec import Array, Lowering, OpSpec
@@ -67,6 +71,8 @@ FIELDS = (
     "rows",
     "inner",
     "max_threads",
+    "ranged",  # 1: `ranges` has a record per thread, else it is nothing
+    "ranges",
     "quantize",  # the kernel that ends a chain of uint8
     *FUNCTION_FIELDS,  # the kernels that steps name by number
     *(f"x{i}" for i in range(INPUTS)),
@@ -74,7 +80,7 @@ FIELDS = (
 )
 (
     Y, SCRATCH, PROGRAM, N_STEPS, N_INPUTS, BYTES, CODES, OUTER, ROWS, INNER, MAX_THREADS,
-    QUANTIZE_FIELD, F0, *_,
+    RANGED, RANGES, QUANTIZE_FIELD, F0, *_,
 ) = slots(FIELDS)  # fmt: skip
 A, B, TO, N, NUMBERS = steps.A, steps.B, steps.Y, steps.N, steps.NUMBERS
 X0 = F0 + FUNCTIONS
@@ -86,7 +92,7 @@ def infer(node: Node) -> Sequence[tuple[tuple[int, ...], object]]:
     last = steps[-1]
     shape = np.broadcast_shapes(*(v.static_shape for v in node.inputs if v is not None))
     dtype = np.float32 if last.name != "Quantize" else np.uint8
-    return [(shape, np.dtype(dtype))]
+    return [(shape, np.dtype(dtype)), *more_results(node)]
 
 
 def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
@@ -100,7 +106,7 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
         reference_of = OPS[step.node.domain, step.node.op].reference
         assert reference_of is not None
         results.append(reference_of(step.node, [*given, *rest])[0])
-    return [results[-1]]
+    return with_range(node, results[-1])
 
 
 def nest_of(y: Value, inputs: Sequence[Value]) -> Nest | None:
@@ -137,7 +143,9 @@ def lower(node: Node, program: Lowering) -> None:
     for i, strides in enumerate(nest.strides):
         fields |= {f"x{i}_{name}": s for name, s in zip(STRIDES, strides, strict=True)}
     program.note(" ".join(step.node.op for step in given))
-    threads = program.threads()
+    threads, ranged = program.threads(), len(node.outputs) > 1
+    if ranged:
+        threads = min(threads, PARTS)
     fields |= {f"x{i}": program.operand(v) for i, v in enumerate(inputs)}
     program.emit(
         chain,
@@ -153,6 +161,8 @@ def lower(node: Node, program: Lowering) -> None:
         rows=nest.sizes[1],
         inner=nest.sizes[2],
         max_threads=threads,
+        ranged=int(ranged),
+        ranges=program.operand(node.outputs[1]) if ranged else 0,
     )
 
 
@@ -162,11 +172,14 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
     total = product(row, "outer", "rows", "inner")
     within(row, "inputs", 0, INPUTS)
     within(row, "codes", 0, 1)
+    within(row, "ranged", 0, 1)
     found = [
         Extent("y", total * (1 if row["codes"] else 4), writes=True),
         Extent("scratch", SCRATCH_NBYTES * product(row, "max_threads"), writes=True),
         Extent("program", STEP_NBYTES * product(row, "steps")),
     ]
+    if row["ranged"]:
+        found.append(Extent("ranges", ranges_nbytes(row["max_threads"]), writes=True))
     for i in range(row["inputs"]):
         strides = [row[f"x{i}_{name}"] for name in STRIDES]
         if min(strides) < 0 or strides[2] > 1:
@@ -208,6 +221,9 @@ def chain(row, arena, constants, thread, threads):  # type: ignore[no-untyped-de
     threads = min(threads, row[MAX_THREADS])
     if thread >= threads:
         return 0
+    ranges = operand(row, RANGES, arena, constants)
+    if row[RANGED] != 0:
+        clear_ranges(ranges, row[MAX_THREADS], thread, threads)
     rows, inner, inputs = row[ROWS], row[INNER], row[N_INPUTS]
     total = row[OUTER] * rows
     if total * inner == 0:
@@ -295,6 +311,8 @@ def chain(row, arena, constants, thread, threads):  # type: ignore[no-untyped-de
             status = call_kernel(function, step_row, arena, constants, 0, 1)
             if status != 0:
                 return status
+        if row[RANGED] != 0 and row[CODES] == 0:
+            widen_range_by(ranges + thread * RECORD_NBYTES, out, n)
     return 0
 
 

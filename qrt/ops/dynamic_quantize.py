@@ -20,15 +20,14 @@ from dataclasses import replace
 import numpy as np
 
 from qrt.errors import UnsupportedError
+from qrt.gemm.ranges import PARTS as MOST_PARTS
 from qrt.gemm.ranges import (
-    HIGH_AT,
-    LOW_AT,
     RECORD_NBYTES,
+    clear_ranges,
     found_range,
     ranges_nbytes,
-    widen_range,
+    widen_range_by,
 )
-from qrt.gemm.ranges import PARTS as MOST_PARTS
 from qrt.ir import Node, Value
 from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
@@ -43,10 +42,6 @@ from qrt.simd.memory import as_f32, as_u8, bits_f32, f32_bits, operand, row_f32
 from qrt.simd.scalar import add32, clamp_f32, round_i32, share, sub32
 from qrt.simd.vectors import (
     load_f32x16,
-    max_f32x16,
-    min_f32x16,
-    splat_f32x16,
-    store_f32x16,
 )
 
 RANGE_FIELDS = ("x", "ranges", "n", "parts")
@@ -156,26 +151,9 @@ def range_kernel(row, arena, constants, thread, threads):  # type: ignore[no-unt
         return 0
     x = operand(row, RX, arena, constants)
     ranges = operand(row, R_RANGES, arena, constants)
-    i, stop = share(row[RN], thread, threads, GRAIN)
-    low0 = low1 = high0 = high1 = splat_f32x16(ZERO)  # two chains hide the latency
-    while i + 32 <= stop:
-        v0 = load_f32x16(x + 4 * i)
-        v1 = load_f32x16(x + 4 * i + 64)
-        low0 = min_f32x16(v0, low0)
-        low1 = min_f32x16(v1, low1)
-        high0 = max_f32x16(v0, high0)
-        high1 = max_f32x16(v1, high1)
-        i += 32
-    found = ranges + thread * RECORD_NBYTES
-    store_f32x16(found + LOW_AT, min_f32x16(low0, low1))
-    store_f32x16(found + HIGH_AT, max_f32x16(high0, high1))
-    while i < stop:
-        widen_range(found, as_f32(x)[i])
-        i += 1
-    # parts without a thread count as nothing
-    for part in range(thread + threads, row[RPARTS], threads):
-        store_f32x16(ranges + part * RECORD_NBYTES + LOW_AT, splat_f32x16(ZERO))
-        store_f32x16(ranges + part * RECORD_NBYTES + HIGH_AT, splat_f32x16(ZERO))
+    start, stop = share(row[RN], thread, threads, GRAIN)
+    clear_ranges(ranges, row[RPARTS], thread, threads)
+    widen_range_by(ranges + thread * RECORD_NBYTES, x + 4 * start, stop - start)
     return 0
 
 

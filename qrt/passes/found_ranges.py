@@ -1,9 +1,9 @@
-"""DynamicQuantize reads no tensor for its range where the product in front can say it.
+"""DynamicQuantize reads no tensor for its range where the operator in front can say it.
 
 q, scale, zero_point = DynamicQuantize(Conv(x)) = DynamicQuantize(y, range) with y, range = Conv(x):
-a product that finds the extremes of its float outputs while it writes them. Where nothing else
-reads y, and it is clipped from 0 to a number, the product makes the codes itself (`highest`,
-docs/machine.md "Dynamic quantization"): q, scale, zero_point = Conv(x). That may take its sums
+a product, or a chain, that finds the extremes of its float outputs while it writes them. Where
+nothing else reads y, and it is clipped from 0 to a number, the product makes the codes itself
+(`highest`, docs/machine.md "Products"): q, scale, zero_point = Conv(x). That may take its sums
 twice, so they must be short.
 """
 
@@ -19,11 +19,12 @@ from qrt.ops.product import RANGES
 
 LONGEST = 64  # terms of a sum; 4 bytes written and read again cost as much as taking it twice
 QUANTIZERS = (("", "DynamicQuantizeLinear"), ("qrt", "DynamicQuantize"))
+FINDERS = ("Conv", "MatMul", "Chain")
 NO_LIMITS = {"low": np.float32(-np.inf), "high": np.float32(np.inf)}
 
 
 def share_ranges(graph: Graph) -> Graph:
-    """Join DynamicQuantize, or the search for its range, to the product in front of it."""
+    """Join DynamicQuantize, or the search for its range, to what is in front of it."""
     producers, consumers = graph.producers(), graph.consumers()
     outputs = set(graph.outputs)
     gone: set[Node] = set()
@@ -55,13 +56,13 @@ def share_ranges(graph: Graph) -> Graph:
 
 
 def _finds_range(node: Node) -> bool:
-    """True for one product with a float32 result."""
-    if node.domain != "qrt" or node.op not in ("Conv", "MatMul") or "highest" in node.attrs:
+    """True for one product, or a chain, with a float32 result."""
+    if node.domain != "qrt" or node.op not in FINDERS or "highest" in node.attrs:
         return False
     y = node.outputs[0]
     if y.dtype != np.float32 or not y.nbytes:
         return False
-    if node.op == "Conv":
+    if node.op != "MatMul":
         return True
     jobs = stack(node.required(0), node.required(1), y).jobs
     return sum(job.groups for job in jobs) == 1
