@@ -32,17 +32,10 @@ class Part:
         """The constant."""
         return draft.arrays[self.node.input[self.index]]
 
-    def largest(self, array: Array) -> Array:
-        """The largest of each channel, of an `array` of the constant's shape: (channels,)."""
-        others = tuple(i for i, size in enumerate(self.along) if size == 1)
-        found: Array = array.reshape(self.shape).max(axis=others, initial=0).reshape(-1)
-        return found
-
-    def rows(self, draft: Draft) -> Array:
-        """Channels first: float64 (channels, rest)."""
-        array = self.array(draft).reshape(self.shape).astype(np.float64)
+    def by_channel(self, array: Array) -> Array:
+        """An `array` of the constant's shape, channels first: (channels, rest)."""
         own = [i for i, size in enumerate(self.along) if size > 1]
-        moved = np.moveaxis(array, own, range(len(own)))
+        moved = np.moveaxis(array.reshape(self.shape), own, range(len(own)))
         found: Array = moved.reshape(int(np.prod(self.along)), -1)
         return found
 

@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 
 from qrt.ptq.calibrate import Runner
-from qrt.ptq.channel_ranges import Range, seen_ranges
 from qrt.ptq.channels import Region
 from qrt.ptq.config import QuantConfig
 from qrt.ptq.draft import Draft
-from qrt.ptq.equalize import shares_grid
+from qrt.ptq.noise import noise, shares_grid
 from qrt.ptq.regions import BLIND, find_regions
 from qrt.ptq.samples import Feeds
+from qrt.ptq.spreads import Spread, seen_spreads
 from qrt.quant.affine import Array
 
 LINEAR = ("Gemm", "MatMul")
@@ -35,9 +35,7 @@ def smooth_by_data(
     """Smooth what linear products read, by the ranges on `feeds`; the tensors that changed."""
     twins = write_twice(draft)
     regions = [region for region in find_regions(draft) if _is_smoothable(region, config)]
-    ranges = seen_ranges(draft, regions, feeds, runner)
-    assert config.smooth is not None
-    changed = smooth(draft, regions, ranges, config.smooth, twins)
+    changed = smooth(draft, regions, config, seen_spreads(draft, regions, feeds, runner), twins)
     _take_back(draft, {twin: first for twin, first in twins.items() if twin not in changed})
     return changed
 
@@ -45,24 +43,32 @@ def smooth_by_data(
 def smooth(
     draft: Draft,
     regions: Sequence[Region],
-    ranges: Mapping[str, Range],
-    alpha: float,
+    config: QuantConfig,
+    spreads: Mapping[str, Spread],
     twins: Collection[str] = (),
 ) -> list[str]:
     """Scale channels of `regions` where that leaves less noise; the tensors that products read.
 
     Those written twice must gain more.
     """
+    assert config.smooth is not None
     changed = []
     for region in regions:
         read = list(dict.fromkeys(part.node.input[0] for part in region.readers))
-        width = np.max([ranges[name][1] - ranges[name][0] for name in read], axis=0)
-        columns = np.concatenate([part.rows(draft) for part in region.readers], axis=1)
-        scales = smoothing_scales(width, np.abs(columns).max(axis=1), alpha)
+        width = np.max([spreads[name].width for name in read], axis=0)
+        weights = np.max(
+            [np.abs(part.by_channel(part.array(draft))).max(axis=1) for part in region.readers],
+            axis=0,
+        )
+        scales = smoothing_scales(width, weights, config.smooth)
+        before = noise(draft, region, config, spreads)
+        region.scale(draft, scales)
+        narrowed = {name: spreads[name].divided(scales) for name in read}
         enough = TWIN_GAIN if any(name in twins for name in read) else GAIN
-        if _noise(width / scales, columns * scales[:, None]) < enough * _noise(width, columns):
-            region.scale(draft, scales)
+        if noise(draft, region, config, narrowed) < enough * before:
             changed += read
+        else:
+            region.scale(draft, 1 / scales)
     return changed
 
 
@@ -129,14 +135,3 @@ def _is_smoothable(region: Region, config: QuantConfig) -> bool:
     if any(shares_grid(part, config) for part in region.writers):
         return False
     return all(part.node.op_type in LINEAR for part in region.readers)
-
-
-def _noise(width: Array, weights: Array) -> float:
-    """Mean squared error of a product, but for a factor.
-
-    Activations have one grid of 8 bits, weights (channels, outputs) one per output, whose errors
-    meet activations with a deviation of a sixth of their width.
-    """
-    of_x = (width.max() / 255) ** 2 * (weights**2).sum()
-    of_w = ((np.abs(weights).max(axis=0) / 127) ** 2).sum() * ((width / 6) ** 2).sum()
-    return float(of_x + of_w)

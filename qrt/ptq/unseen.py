@@ -18,6 +18,7 @@ from qrt.ptq.prepare import prepare
 from qrt.ptq.qoperator import check_form, in_form
 from qrt.ptq.regions import find_regions
 from qrt.ptq.rows import Seen
+from qrt.ptq.spreads import Spread
 from qrt.ptq.static import activation_qparams, insert, needed_opset
 from qrt.quant.affine import Array
 
@@ -39,8 +40,9 @@ def quantize_unseen(
     draft = prepare(model)
     draft.need_opset(needed_opset(chosen))
     if chosen.equalize:
-        ranges = {name: (each.low, each.high) for name, each in expect(draft, given).items()}
-        equalize(draft, find_regions(draft), chosen, ranges)
+        told = expect(draft, given).items()
+        spreads = {n: Spread(x.low, x.high, x.mean**2 + x.variance) for n, x in told}
+        equalize(draft, find_regions(draft), chosen, spreads)
     plan = make_plan(draft, chosen)
     found = expect(draft, given)
     observers = {name: _observer(draft, found, name) for name in plan.observers()}
