@@ -168,3 +168,25 @@ def test_float16_says_what_it_cannot_hold() -> None:
         qrt.to_float16(model, keep=["Einsum"])
     with pytest.raises(QuantizationError, match="form is one of weights, full"):
         qrt.to_float16(model, form="half")
+
+
+def test_what_a_subgraph_reads_stays() -> None:
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[2, 4] x) => (float[2, 3] y) <float zero = {0.0}> {
+      h = MatMul (x, w)
+      r = Relu (h)
+      s = ReduceSum (r)
+      c = Greater (s, zero)
+      y = If (c) <then_branch = t () => (float[2, 3] a) { a = Neg (r) },
+                  else_branch = e () => (float[2, 3] b) { b = Neg (h) }>
+    }""")
+    w = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    x = np.random.default_rng(1).standard_normal((2, 4)).astype(np.float32)
+    (want,) = qrt.load(model).run(None, {"x": x})
+    qdq = qrt.quantize_static(model, [x])
+    for made in (qdq, qrt.quantize_static(model, [x], form="qoperator"), qrt.import_qat(qdq),
+                 qrt.to_float16(model), qrt.to_float16(model, form="full")):  # fmt: skip
+        (ours,) = qrt.load(made).run(None, {"x": x})
+        assert np.abs(ours - want).max() <= 0.02 * np.abs(want).max()
+        assert np.array_equal(in_onnxruntime(made, x).argmax(axis=1), want.argmax(axis=1))

@@ -85,6 +85,7 @@ class _Strip:
         self._producers, self._consumers = draft.producers(), draft.consumers()
         self._known: dict[str, QParams] = {}
         self._renamed: dict[str, str] = {}  # what came through a pair: what went in
+        self._captured = draft.captured()
         self._apart: dict[str, str] = {}
         self._kept: list[onnx.NodeProto] = []
 
@@ -148,6 +149,8 @@ class _Strip:
 
     def _is_activation(self, maker: onnx.NodeProto, q: QParams, out: str) -> bool:
         x, outputs = maker.input[0], self._draft.outputs
+        if out in self._captured:
+            return False
         readers = self._consumers.get(maker.output[0], [])
         if (
             any(reader.op_type != "DequantizeLinear" for reader in readers)

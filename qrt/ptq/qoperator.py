@@ -76,6 +76,7 @@ class _Rewrite:
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
         self._consumers = draft.consumers()
+        self._lasting = draft.outputs | draft.captured()  # read by more than nodes
         self._real: dict[str, Codes] = {}
         self._gone: set[int] = set()  # ids of nodes that others took in
 
@@ -230,14 +231,14 @@ class _Rewrite:
         """The clamp that alone reads the result, if any, and the QuantizeLinear behind it."""
         out = node.output[0]
         users = self._consumers.get(out, [])
-        if len(users) == 1 and users[0].op_type in CLAMPS and out not in self._draft.outputs:
+        if len(users) == 1 and users[0].op_type in CLAMPS and out not in self._lasting:
             return users[0], self._quantizer(users[0].output[0])
         return None, self._quantizer(out)
 
     def _quantizer(self, name: str) -> onnx.NodeProto | None:
         """The QuantizeLinear to 8 bits that alone reads a tensor."""
         users = self._consumers.get(name, [])
-        if len(users) != 1 or name in self._draft.outputs:
+        if len(users) != 1 or name in self._lasting:
             return None
         end = users[0]
         if end.op_type != "QuantizeLinear" or len(end.input) < 3 or end.input[0] != name:
