@@ -200,6 +200,13 @@ def runnable(features: Sequence[str], what: str) -> bool:
     return False
 
 
+def level_or_skip(features: Sequence[str], what: str) -> str:
+    """The oldest level with `features`; skips the test of `what` where this CPU lacks them."""
+    if not runnable(features, what):
+        pytest.skip(f"{what} cannot run here")
+    return level_of(features)
+
+
 @contextmanager
 def forced(tile: TileSpec | None, *, threads_always: bool = False) -> Iterator[None]:
     """Make lowering take `tile` wherever features and preconditions allow it, None: its choice.

@@ -14,8 +14,8 @@ from product_cases import (
     draw_numbers,
     forced,
     level_of,
+    level_or_skip,
     run,
-    runnable,
     tile_rows,
 )
 
@@ -169,8 +169,7 @@ def compare(
 @pytest.mark.parametrize("tile, epilogue", ROWS)
 def test_edges(tile: TileSpec, epilogue: str) -> None:
     kernel = tile.kernel_name(epilogue)
-    if not runnable(tile.features, kernel):
-        pytest.skip(f"{kernel} cannot run here")
+    level_or_skip(tile.features, kernel)
     tally = Tally(kernel, seed=301)
     with forced(tile, threads_always=True):
         for name, case in EDGES.items():
@@ -183,8 +182,7 @@ def test_edges(tile: TileSpec, epilogue: str) -> None:
 @pytest.mark.parametrize("tile, epilogue", ROWS)
 def test_random(tile: TileSpec, epilogue: str) -> None:
     kernel = tile.kernel_name(epilogue)
-    if not runnable(tile.features, kernel):
-        pytest.skip(f"{kernel} cannot run here")
+    level_or_skip(tile.features, kernel)
     tally = Tally(kernel, seed=302)
     rng = np.random.default_rng(tally.seed)
     with forced(tile, threads_always=True):

@@ -15,9 +15,8 @@ from product_cases import (
     conv_sums,
     draw_numbers,
     forced,
-    level_of,
+    level_or_skip,
     run,
-    runnable,
 )
 
 from qrt.gemm.depthwise_table import DEPTHWISE, DepthwiseSpec
@@ -29,13 +28,6 @@ NARROW = [pytest.param(s, id=s.kernel_name) for s in DEPTHWISE if s.epilogue == 
 NAMES = ("strides", "pads", "dilations")
 Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 RANDOM_CASES = 250
-
-
-def level_or_skip(spec: DepthwiseSpec) -> str:
-    """The oldest level that has the row's features, where selection takes this row."""
-    if not runnable(spec.features, spec.kernel_name):
-        pytest.skip(f"{spec.kernel_name} cannot run here")
-    return level_of(spec.features)
 
 
 def compare(
@@ -69,7 +61,7 @@ def drawn(
 @pytest.mark.parametrize("spec", SPECS)
 def test_channels_and_widths(spec: DepthwiseSpec) -> None:
     """Channel blocks and pixel tiles at their edges, and primes."""
-    level = level_or_skip(spec)
+    level = level_or_skip(spec.features, spec.kernel_name)
     tally = Tally(spec.kernel_name, seed=401)
     rng = np.random.default_rng(tally.seed)
     wide, slim = 4 * spec.lanes[0], 4 * spec.lanes[-1]
@@ -88,7 +80,7 @@ def test_channels_and_widths(spec: DepthwiseSpec) -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_kernels(spec: DepthwiseSpec) -> None:
     """Kernel heights around the rows of a dot group, all widths, 1-D too."""
-    level = level_or_skip(spec)
+    level = level_or_skip(spec.features, spec.kernel_name)
     tally = Tally(spec.kernel_name, seed=402)
     rng = np.random.default_rng(tally.seed)
     for kh, kw, stride in combinations((1, 2, 3, 4, 5, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2)):
@@ -105,7 +97,7 @@ def test_kernels(spec: DepthwiseSpec) -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_random_geometry(spec: DepthwiseSpec) -> None:
     """Strides, dilations, asymmetric pads, kernels larger than the image, batches, threads."""
-    level = level_or_skip(spec)
+    level = level_or_skip(spec.features, spec.kernel_name)
     tally = Tally(spec.kernel_name, seed=403)
     rng = np.random.default_rng(tally.seed)
     while tally.cases < 3 * RANDOM_CASES:
@@ -129,7 +121,7 @@ def test_random_geometry(spec: DepthwiseSpec) -> None:
 def test_extremes(spec: DepthwiseSpec) -> None:
     """All 0 or 255 times all -128 or 127, zero points at both ends, narrowed outputs, and a kernel
     whose sums pass int16 many times over."""
-    level = level_or_skip(spec)
+    level = level_or_skip(spec.features, spec.kernel_name)
     tally = Tally(spec.kernel_name, seed=404)
     rng = np.random.default_rng(tally.seed)
     c = 4 * spec.lanes[0] + 3
@@ -153,7 +145,7 @@ def test_extremes(spec: DepthwiseSpec) -> None:
 @pytest.mark.parametrize("spec", NARROW)
 def test_ties_and_multipliers(spec: DepthwiseSpec) -> None:
     """Sums on ties, denormal multipliers; a multiplier past the precondition runs portably."""
-    level = level_or_skip(spec)
+    level = level_or_skip(spec.features, spec.kernel_name)
     tally = Tally(spec.kernel_name, seed=405)
     portable = next(s for s in DEPTHWISE if s.family == "portable").kernel_name
     x = np.arange(256, dtype=np.uint8).reshape(1, 2, 8, 16)
@@ -175,7 +167,7 @@ def test_ties_and_multipliers(spec: DepthwiseSpec) -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_weight_zero_points(spec: DepthwiseSpec) -> None:
     """w - zero_point needs nine bits: rows of int8 weights leave it to rows of int16 ones."""
-    level = level_or_skip(spec)
+    level = level_or_skip(spec.features, spec.kernel_name)
     tally = Tally(spec.kernel_name, seed=406)
     rng = np.random.default_rng(tally.seed)
     able = [s for s in DEPTHWISE if set(s.features) <= active_features(level)]
@@ -197,7 +189,7 @@ def test_weight_zero_points(spec: DepthwiseSpec) -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_threads(spec: DepthwiseSpec) -> None:
     """Lines and channel blocks over 1, 2, 3 threads, and more threads than lines."""
-    level = level_or_skip(spec)
+    level = level_or_skip(spec.features, spec.kernel_name)
     tally = Tally(spec.kernel_name, seed=407)
     rng = np.random.default_rng(tally.seed)
     for threads, c, height, batch in combinations((1, 2, 3, 8), (2, 65, 130), (1, 2, 5), (1, 2)):

@@ -14,10 +14,10 @@ from product_cases import (
     draw_numbers,
     forced,
     level_of,
+    level_or_skip,
     matmul_node,
     matmul_sums,
     run,
-    runnable,
     tile_rows,
 )
 
@@ -34,8 +34,7 @@ BIAS_ENDS = (-(2**31) + 2**28, 2**31 - 2**28)  # room for a sum, and none for in
 def skip_unless_runnable(tile: TileSpec, epilogue: str) -> str:
     """Name of the row's kernel; skips the test where it cannot run."""
     name = tile.kernel_name(epilogue)
-    if not runnable(tile.features, name):
-        pytest.skip(f"{name} cannot run here")
+    level_or_skip(tile.features, name)
     return name
 
 

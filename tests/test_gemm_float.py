@@ -13,7 +13,7 @@ import pytest
 from contract import floats
 from kernel_harness import channels_last, feature_levels, new_value, run_node
 from operator_cases import constant
-from product_cases import Tally, level_of, runnable
+from product_cases import Tally, level_or_skip
 
 from qrt.gemm.float_pack import FIELDS, float_pack_kernel
 from qrt.gemm.table import FLOAT_TILES, TileSpec, select_tile
@@ -40,13 +40,6 @@ def forced(tile: TileSpec | None) -> Iterator[None]:
         patch.setattr(product_rows, "THREAD_MACS", 0)
         patch.setattr(float_depthwise, "THREAD_MACS", 0)
         yield
-
-
-def level_or_skip(tile: TileSpec) -> str:
-    """The oldest level with the features of `tile`; skips where this CPU lacks them."""
-    if not runnable(tile.features, tile.kernel_name("f32")):
-        pytest.skip(f"{tile.kernel_name('f32')} cannot run here")
-    return level_of(tile.features)
 
 
 def draw(rng: np.random.Generator, shape: Sequence[int]) -> Array:
@@ -94,7 +87,7 @@ def matmul_node(a: Array, b: Array, *, computed: bool = False) -> Node:
 @pytest.mark.parametrize("computed", (False, True), ids=("constant", "computed"))
 @pytest.mark.parametrize("tile", TILES)
 def test_sizes(tile: TileSpec, computed: bool) -> None:
-    level = level_or_skip(tile)
+    level = level_or_skip(tile.features, tile.kernel_name("f32"))
     tally = Tally(tile.kernel_name("f32"), seed=801)
     rng = np.random.default_rng(tally.seed)
     ms = sorted({1, 2, 3, max(tile.mr - 1, 1), tile.mr, tile.mr + 1, 2 * tile.mr + 1, 23})
@@ -114,7 +107,7 @@ def test_sizes(tile: TileSpec, computed: bool) -> None:
 @pytest.mark.parametrize("tile", TILES)
 def test_threads_and_blocks(tile: TileSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 to 4 and more threads than work, blocks of one panel, of two, and of all."""
-    level = level_or_skip(tile)
+    level = level_or_skip(tile.features, tile.kernel_name("f32"))
     tally = Tally(tile.kernel_name("f32"), seed=802)
     rng = np.random.default_rng(tally.seed)
     k = 13
@@ -134,7 +127,7 @@ def test_threads_and_blocks(tile: TileSpec, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("tile", TILES)
 def test_nasty_values(tile: TileSpec) -> None:
     """Subnormals, sums that overflow and come back, infinities and NaN."""
-    level = level_or_skip(tile)
+    level = level_or_skip(tile.features, tile.kernel_name("f32"))
     tally = Tally(tile.kernel_name("f32"), seed=803)
     rng = np.random.default_rng(tally.seed)
     m, n, k = tile.mr + 2, tile.nr + 3, 11
@@ -258,7 +251,7 @@ def conv_cases(rng: np.random.Generator, channels: Sequence[tuple[int, int, int]
 
 @pytest.mark.parametrize("tile", TILES)
 def test_conv(tile: TileSpec) -> None:
-    level = level_or_skip(tile)
+    level = level_or_skip(tile.features, tile.kernel_name("f32"))
     tally = Tally(tile.kernel_name("f32"), seed=806)
     channels = ((3, 16, 1), (8, tile.nr + 5, 1), (5, 3, 1), (8, 16, 4), (6, 12, 6))
     with forced(tile):

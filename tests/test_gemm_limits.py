@@ -8,7 +8,7 @@ import kernel_harness
 import numpy as np
 import pytest
 from cross import assembly, empty_module
-from product_cases import level_of, runnable
+from product_cases import level_of, level_or_skip
 
 from qrt.gemm.limits import (
     DOT_KERNELS,
@@ -63,8 +63,7 @@ def one_step(limit: DotLimit, x: Any) -> Any:
 def test_dots(limit: DotLimit) -> None:
     """`steps` steps add up to as many dot products, on every thread, in its own place."""
     kernel = DOT_KERNELS[limit]
-    if not runnable(limit.features, kernel.name):
-        pytest.skip(f"{kernel.name} cannot run here")
+    level_or_skip(limit.features, kernel.name)
     rng = np.random.default_rng(701)
     for steps, thread in ((1, 0), (2, 0), (1001, 1), (7, 2)):
         arena = aligned_bytes(OPERAND_NBYTES + THREADS * RESULT_NBYTES)

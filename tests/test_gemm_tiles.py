@@ -12,10 +12,10 @@ from product_cases import (
     draw_numbers,
     forced,
     level_of,
+    level_or_skip,
     matmul_node,
     matmul_sums,
     run,
-    runnable,
     tile_rows,
 )
 
@@ -57,9 +57,7 @@ def check(
 @pytest.mark.parametrize("tile, epilogue", ROWS)
 def test_sizes(tile: TileSpec, epilogue: str) -> None:
     name = tile.kernel_name(epilogue)
-    if not runnable(tile.features, name):
-        pytest.skip(f"{name} cannot run here")
-    level = level_of(tile.features)
+    level = level_or_skip(tile.features, name)
     tally = Tally(name, seed=101)
     rng = np.random.default_rng(tally.seed)
     ms = [0, *edges(tile.mr, *tile.heights, 2, 3, 5, 23, 37)]
@@ -79,9 +77,7 @@ def test_sizes(tile: TileSpec, epilogue: str) -> None:
 def test_threads_and_blocks(tile: TileSpec, epilogue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """1, 2, 3 and more threads than work, blocks of one panel, of two, and of all."""
     name = tile.kernel_name(epilogue)
-    if not runnable(tile.features, name):
-        pytest.skip(f"{name} cannot run here")
-    level = level_of(tile.features)
+    level = level_or_skip(tile.features, name)
     tally = Tally(name, seed=102)
     rng = np.random.default_rng(tally.seed)
     k = 13
@@ -113,8 +109,8 @@ def test_the_tables_own_choice(spec: str) -> None:
     features = (
         () if not spec else next(t.features for t, _ in tile_rows() if level_of(t.features) == spec)
     )
-    if spec and not runnable(features, f"level {spec}"):
-        pytest.skip(f"level {spec} cannot run here")
+    if spec:
+        level_or_skip(features, f"level {spec}")
     tally = Tally(f"select_tile at level {spec or 'active'}", seed=103)
     rng = np.random.default_rng(tally.seed)
     for m, n, k in combinations((1, 2, 5, 13, 37, 61), (1, 11, 17, 41, 71, 131), (3, 29, 127)):

@@ -9,20 +9,13 @@ import numpy as np
 import pytest
 from kernel_harness import feature_levels, run_node
 from nbits_cases import ZERO_POINTS, Array, Drawn, F, draw, forced, rows
-from product_cases import Tally, level_of, runnable
+from product_cases import Tally, level_or_skip
 
 from qrt.gemm.nbits_table import BITS, NBITS_TILES, NBitsTile
 from qrt.ops import matmul_nbits
 
 TILES = [pytest.param(tile, id=tile.kernel_name) for tile in NBITS_TILES]
 BLOCKS = (16, 32, 64, 128, 256)
-
-
-def level_or_skip(tile: NBitsTile) -> str:
-    """The oldest level with the features of `tile`; skips where this CPU lacks them."""
-    if not runnable(tile.features, tile.kernel_name):
-        pytest.skip(f"{tile.kernel_name} cannot run here")
-    return level_of(tile.features)
 
 
 def check(
@@ -51,7 +44,7 @@ def kinds(tile: NBitsTile) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("tile", TILES)
 def test_sizes(tile: NBitsTile) -> None:
-    level = level_or_skip(tile)
+    level = level_or_skip(tile.features, tile.kernel_name)
     tally = Tally(tile.kernel_name, seed=901)
     rng = np.random.default_rng(tally.seed)
     ms = sorted({1, 2, max(tile.mr - 1, 1), tile.mr, tile.mr + 1, 2 * tile.mr + 1})
@@ -69,7 +62,7 @@ def test_sizes(tile: NBitsTile) -> None:
 @pytest.mark.parametrize("tile", TILES)
 def test_blocks_and_threads(tile: NBitsTile, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every size of a block, whole ones and a rest; 1 to 4 and more threads than panels."""
-    level = level_or_skip(tile)
+    level = level_or_skip(tile.features, tile.kernel_name)
     tally = Tally(tile.kernel_name, seed=902)
     rng = np.random.default_rng(tally.seed)
     with forced(tile):
@@ -87,7 +80,7 @@ def test_blocks_and_threads(tile: NBitsTile, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("tile", TILES)
 def test_extremes(tile: NBitsTile) -> None:
     """All weights and all zero points at either end; activations that reach 127 everywhere."""
-    level = level_or_skip(tile)
+    level = level_or_skip(tile.features, tile.kernel_name)
     tally = Tally(tile.kernel_name, seed=903)
     n, k, block = tile.nr + 1, 600, 256
     with forced(tile):
@@ -103,7 +96,7 @@ def test_extremes(tile: NBitsTile) -> None:
 @pytest.mark.parametrize("tile", TILES)
 def test_nasty_activations(tile: NBitsTile) -> None:
     """Zeros, subnormals, sums that overflow, ties of the rounding, infinities and NaN."""
-    level = level_or_skip(tile)
+    level = level_or_skip(tile.features, tile.kernel_name)
     tally = Tally(tile.kernel_name, seed=904)
     rng = np.random.default_rng(tally.seed)
     values: dict[str, list[float]] = {

@@ -19,6 +19,7 @@ from product_cases import (
     conv_sums,
     draw_numbers,
     level_of,
+    level_or_skip,
     run,
     runnable,
 )
@@ -39,8 +40,7 @@ SAME = (1, 1, 1, 1)
 def name_or_skip(spec: WinogradSpec, epilogue: str) -> str:
     """The row's kernel name, where it can run."""
     name = spec.kernel_name(epilogue)
-    if not runnable(spec.features, name):
-        pytest.skip(f"{name} cannot run here")
+    level_or_skip(spec.features, name)
     return name
 
 

@@ -14,6 +14,7 @@ from qrt.errors import UnsupportedError
 from qrt.ir import Node, QParams
 from qrt.jit.declare import Extent, Kernel, kernel, slots
 from qrt.ops.channels import channel_view
+from qrt.ops.dispatch import kernel_of
 from qrt.ops.sizes import product
 from qrt.ops.spec import Array, Lowering, OpSpec
 from qrt.quant.affine import dequantize
@@ -40,17 +41,16 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
 def lower(node: Node, program: Lowering) -> None:
     x, y = node.required(0), node.outputs[0]
     qparams: QParams = node.attrs["x"]
-    dtype = np.dtype(x.dtype).name
-    if dtype not in KERNELS:
-        raise UnsupportedError(f"Dequantize of {dtype} is not supported, only {', '.join(KERNELS)}")
-    if dtype == "int32" and np.any(qparams.zero_point != 0):
+    kernels = KERNELS if qparams.axis is None else CHANNEL_KERNELS
+    chosen = kernel_of(kernels, x.dtype, "Dequantize of")
+    if x.dtype == np.int32 and np.any(qparams.zero_point != 0):
         # q - zero_point could leave int32; ONNX Runtime refuses it too
         raise UnsupportedError("Dequantize of int32 needs zero points of 0")
     ends = {"x": program.operand(x), "y": program.operand(y)}
     if qparams.axis is not None:
         view = channel_view(x, qparams.axis)
         program.emit(
-            CHANNEL_KERNELS[dtype],
+            chosen,
             **ends,
             outer=view.outer,
             channels=view.channels,
@@ -60,7 +60,7 @@ def lower(node: Node, program: Lowering) -> None:
         )
         return
     program.emit(
-        KERNELS[dtype],
+        chosen,
         **ends,
         n=int(np.prod(x.static_shape)),
         scale=np.float32(qparams.scale),

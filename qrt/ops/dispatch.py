@@ -1,10 +1,21 @@
-"""Which row of a kernel table runs: the first whose features are there and which may run."""
+"""Which row of a kernel table runs: that of a type, or the first whose features are there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from qrt.errors import UnsupportedError
 from qrt.jit.declare import Kernel
+
+
+def kernel_of(kernels: Mapping[str, Kernel], dtype: object, what: str) -> Kernel:
+    """The kernel for elements of `dtype`; UnsupportedError ("`what` int8 is not supported")."""
+    name = np.dtype(dtype).name  # type: ignore[call-overload]
+    if name not in kernels:
+        raise UnsupportedError(f"{what} {name} is not supported, only {', '.join(kernels)}")
+    return kernels[name]
 
 
 def usable_kernel(

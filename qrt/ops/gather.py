@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from qrt.errors import ModelError, UnsupportedError
+from qrt.errors import ModelError
 from qrt.ir import Node
 from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Extent, Kernel, kernel, slots
 from qrt.ops.channels import normalized_axis
+from qrt.ops.dispatch import kernel_of
 from qrt.ops.gather_codes import lower_coded_gather
 from qrt.ops.index_copy import emit_index_copy
 from qrt.ops.movement import itemsize_of
@@ -67,11 +68,8 @@ def lower(node: Node, program: Lowering) -> None:
         return
     if lower_coded_gather(program, x, indices, y, axis):
         return
-    dtype = np.dtype(indices.dtype).name
-    if dtype not in KERNELS:
-        raise UnsupportedError(f"indices must be int32 or int64, got {dtype}")
     program.emit(
-        KERNELS[dtype],
+        kernel_of(KERNELS, indices.dtype, "Gather by"),
         x=program.operand(x),
         indices=program.operand(indices),
         y=program.operand(y),

@@ -14,6 +14,7 @@ from qrt.errors import UnsupportedError
 from qrt.ir import Node
 from qrt.ir.attrs import AttrReader
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
+from qrt.ops.dispatch import kernel_of
 from qrt.ops.spec import Array, Lowering, OpSpec
 from qrt.ops.windows import FIELDS as WINDOW_FIELDS
 from qrt.ops.windows import Windows, check_fields, first_tap, output_shape, parse, stop_tap
@@ -70,13 +71,10 @@ def reference(node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
 
 def lower(node: Node, program: Lowering) -> None:
     x, y = node.required(0), node.outputs[0]
-    dtype = np.dtype(x.dtype).name
-    if dtype not in KERNELS:
-        raise UnsupportedError(f"MaxPool of {dtype} is not supported, only {', '.join(KERNELS)}")
     windows: Windows = parse(node)
     batch, channels = x.static_shape[:2]
     program.emit(
-        KERNELS[dtype],
+        kernel_of(KERNELS, x.dtype, "MaxPool of"),
         x=program.operand(x),
         y=program.operand(y),
         **windows.fields(batch, channels),

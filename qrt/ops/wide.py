@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from qrt.errors import UnsupportedError
 from qrt.ir import Node, QParams, Value
 from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.ops.channels import channel_view
+from qrt.ops.dispatch import kernel_of
 from qrt.ops.sizes import product
 from qrt.ops.spec import Array, Lowering, OpSpec
 from qrt.simd.memory import as_f32, as_f64, as_i16, as_i32, as_u8, as_u16, operand
@@ -89,11 +89,8 @@ def lower_join(node: Node, program: Lowering) -> None:
     if y is not None:
         zero_point = int(y.zero_point)
         limits[:] = zero_point, node.attrs["qmin"] - zero_point, node.attrs["qmax"] - zero_point
-    dtype = np.dtype(out.dtype).name
-    if dtype not in KERNELS:
-        raise UnsupportedError(f"JoinSums to {dtype} is not supported, only {', '.join(KERNELS)}")
     program.emit(
-        KERNELS[dtype],
+        kernel_of(KERNELS, out.dtype, "JoinSums to"),
         high=program.operand(high),
         low=program.operand(low),
         y=program.operand(out),
