@@ -74,20 +74,22 @@ def quantize_weights(
     symmetric: bool = True,
     form: str = "blocked",
     calibration_data: Any = None,
+    reconstruct: bool = False,
 ) -> onnx.ModelProto:
     """`model` with weights of few bits in blocks, activations float.
 
     method: "rtn" rounds to the nearest, "mse" and "hqq" choose better grids, "gptq" also lets later
     columns make up for what rounding did to `calibration_data`, "learned" learns on them which way
-    each weight is rounded; these two correct biases, too. By default "learned" with data, "mse"
-    without. form: "blocked" writes DequantizeLinear with blocks (opset 21), "matmulnbits"
+    each weight is rounded; these two correct biases, too. By default "gptq" with data, "mse"
+    without. `reconstruct` then learns scales and biases on the data over the whole model, the float
+    one its teacher. form: "blocked" writes DequantizeLinear with blocks (opset 21), "matmulnbits"
     com.microsoft's operator.
     """
     from qrt.ptq.weights import quantize_weights as recipe
 
     return recipe(
         model, bits, block_size, method=method, symmetric=symmetric, form=form,
-        data=_samples(calibration_data), runner=run_float,
+        data=_samples(calibration_data), runner=run_float, reconstruct=reconstruct,
     )  # fmt: skip
 
 

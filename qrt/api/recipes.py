@@ -107,7 +107,7 @@ RECIPES: dict[str, Recipe] = {
     "weights_int4": Recipe(
         "weights of few bits in blocks, activations float; rounded by data where there are any",
         USED,
-        ("bits", "block_size", "method", "symmetric", "form"),
+        ("bits", "block_size", "method", "symmetric", "form", "reconstruct"),
         _weights,
     ),
     "qat_import": Recipe(

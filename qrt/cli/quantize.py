@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--block-size", type=int, help="of weights_int4 (default 32)")
     parser.add_argument(
         "--method",
-        help="of weights_int4: rtn, mse, hqq, or with --data gptq, learned (default: learned with"
+        help="of weights_int4: rtn, mse, hqq, or with --data gptq, learned (default: gptq with"
         " --data, mse without)",
     )
     parser.add_argument(

@@ -66,6 +66,9 @@ class QuantConfig:
     AdaRound). `bias_correction` takes from each bias what quantization so far adds to the layer's
     mean on these data (Nagel et al. 2019, section 4.2); "learned" learns the bias as well.
 
+    `reconstruct` then learns scales and biases on these data, over the whole model, the float one
+    its teacher (reconstruct.py).
+
     `equalize` first scales channels of the float model, so that those which share a grid have the
     same range (equalize.py). `smooth`, 0 to 1, narrows wide channels of what linear products read
     by that much and widens their weights by the rest (SmoothQuant, smooth.py).
@@ -81,6 +84,7 @@ class QuantConfig:
     quantize_outputs: bool = False
     rounding: str = "nearest"
     bias_correction: bool = False
+    reconstruct: bool = False
     equalize: bool = False
     smooth: float | None = None
 
@@ -104,18 +108,17 @@ class QuantConfig:
         return found
 
 
-_S8 = Grid(signed=True, symmetric=True)
+_U8 = Grid(observer="mse")
+_S8 = Grid(signed=True, symmetric=True, observer="mse")
 PRESETS: dict[str, QuantConfig] = {
-    "static": QuantConfig(),
-    "x86": QuantConfig(rounding="gptq", bias_correction=True),
-    "arm": QuantConfig(
-        activations=replace(_S8, observer="mse"), rounding="gptq", bias_correction=True
-    ),
+    "static": QuantConfig(activations=_U8, bias_correction=True),
+    "x86": QuantConfig(activations=_U8, rounding="gptq", bias_correction=True),
+    "arm": QuantConfig(activations=_S8, rounding="gptq", bias_correction=True),
     "int16": QuantConfig(activations=Grid(bits=16)),
 }
 # what each is for
 PRESET_TEXTS: dict[str, str] = {
-    "static": "uint8 activations, int8 weights per channel, ranges as seen",
+    "static": "uint8 activations, int8 weights per channel, biases corrected by the data",
     "x86": "what VNNI multiplies, weights rounded by the data",
     "arm": "signed and symmetric, what NEON's dot products take, weights rounded by the data",
     "int16": "16-bit activations, int8 weights per channel",

@@ -13,7 +13,7 @@ import numpy as np
 from qrt.ptq.product import Product
 from qrt.quant.affine import Array
 
-DAMPING = 0.01  # of the mean diagonal, added to it
+DAMPING = 0.3  # of the mean diagonal, added to it: less follows the noise of the inputs
 LEAST = 1e-8  # of data that are all 0
 ROUNDS = 8  # of coordinate descent, at most
 

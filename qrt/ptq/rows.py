@@ -153,7 +153,7 @@ def rows_of(
     pads = attrs.get("pads", [0] * 2 * rank)
     auto = attrs.get("auto_pad", b"NOTSET").decode()
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        pads = _same_pads(x.shape[2:], kernel, strides, dilations, auto == "SAME_UPPER")
+        pads = same_pads(x.shape[2:], kernel, strides, dilations, auto == "SAME_UPPER")
     widths = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
     padded = np.pad(x, widths)
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
@@ -180,7 +180,7 @@ def _drawn(count: int, most: int | None, rng: np.random.Generator | None) -> Arr
     return np.sort(rng.choice(count, most, replace=False))
 
 
-def _same_pads(
+def same_pads(
     sizes: Sequence[int],
     kernel: Sequence[int],
     strides: Sequence[int],

@@ -24,9 +24,10 @@ from qrt.ptq.draft import Draft, Model
 from qrt.ptq.equalize import equalize_by_data
 from qrt.ptq.observers import Observer
 from qrt.ptq.plan import Plan, make_plan
-from qrt.ptq.prepare import prepare
+from qrt.ptq.prepare import copied, prepare
 from qrt.ptq.product import clamp_behind
 from qrt.ptq.qoperator import check_form, in_form
+from qrt.ptq.reconstruct import reconstruct
 from qrt.ptq.rows import Rows, RowSource
 from qrt.ptq.samples import Samples
 from qrt.ptq.smooth import smooth_by_data
@@ -58,7 +59,8 @@ def quantize_static(
     draft.need_opset(needed_opset(chosen))
     needs_rows = chosen.bias_correction or chosen.rounding != "nearest"
     smooths = chosen.smooth is not None
-    samples = Samples(data, draft.inputs, keep=needs_rows or chosen.equalize or smooths)
+    again = needs_rows or chosen.equalize or smooths or chosen.reconstruct
+    samples = Samples(data, draft.inputs, keep=again)
     if chosen.equalize:
         equalize_by_data(draft, chosen, samples, runner)
     if smooths:
@@ -69,7 +71,10 @@ def quantize_static(
     if needs_rows:
         products = [n for n in plan.nodes if n.op_type in PRODUCTS and n.input[1] in draft.arrays]
         rows = Rows(draft, products, samples, runner)
+    exact = copied(draft) if chosen.reconstruct else None
     made = insert(draft, plan, chosen, activation_qparams(plan, observers), rows)
+    if exact is not None:
+        made = reconstruct(made, exact, samples, runner)
     return in_form(made, form)
 
 

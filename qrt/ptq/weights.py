@@ -4,7 +4,7 @@ rtn rounds to the nearest of the grid by the block's extremes. mse shrinks each 
 least squared error. hqq alternates between codes and zero points under an l_p norm that forgives
 outliers (Badri and Shaji 2023, half-quadratic quantization). gptq rounds one input channel after
 the other and lets those to come make up for the error, by the inverse of x^T x of the data (Frantar
-et al. 2023, algorithm 1).
+et al. 2023, algorithm 1). learned is AdaRound (adaround.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qrt.errors import QuantizationError
 from qrt.ir import QParams
 from qrt.ptq.calibrate import Runner
 from qrt.ptq.draft import Draft, Model, attributes, halves_hint, label
-from qrt.ptq.prepare import prepare
+from qrt.ptq.prepare import copied, prepare
 from qrt.ptq.product import (
     as_rows,
     bias_of,
@@ -30,6 +30,7 @@ from qrt.ptq.product import (
     outputs_first,
     product_of,
 )
+from qrt.ptq.reconstruct import reconstruct as learn_scales
 from qrt.ptq.rounding import BY_DATA
 from qrt.ptq.rows import Rows, Seen
 from qrt.ptq.samples import Samples
@@ -41,7 +42,7 @@ OPSET = 21  # blocks, int4
 FORMS = ("blocked", "matmulnbits")
 BITS = (2, 4, 8)
 USUAL_BLOCK = 32  # the default, which fits small networks, too: their blocks are just shorter
-WITHOUT_DATA, WITH_DATA = "mse", "learned"  # methods where none is named
+WITHOUT_DATA, WITH_DATA = "mse", "gptq"  # methods where none is named
 MSE_STEPS = 40
 HQQ_ROUNDS, HQQ_P, HQQ_BETA, HQQ_GROWTH = 20, 0.7, 10.0, 1.01  # the authors' own
 
@@ -56,6 +57,7 @@ def quantize_weights(
     form: str,
     data: Any,
     runner: Runner,
+    reconstruct: bool = False,
 ) -> onnx.ModelProto:
     """See `qrt.quantize_weights`."""
     if type(bits) is not int or bits not in BITS:
@@ -75,8 +77,9 @@ def quantize_weights(
     ):
         rule = "a power of two from 16 on" if form == "matmulnbits" else "at least 1"
         raise QuantizationError(f"block_size must be {rule}, got {block_size!r}")
-    if method in BY_DATA and data is None:
-        raise QuantizationError(f"{method} needs calibration_data")
+    if data is None and (method in BY_DATA or reconstruct):
+        what = method if method in BY_DATA else "reconstruct"
+        raise QuantizationError(f"{what} needs calibration_data")
     draft = prepare(model)
     products = _products(draft)
     if form == "blocked" or any(w.ndim > 2 for w in products.values()):
@@ -88,10 +91,12 @@ def quantize_weights(
             f"{halves_hint(draft)}"
         )
     _check_block(draft, products, block_size)
+    samples = None if data is None else Samples(data, draft.inputs, keep=True)
     rows = None
-    if method in BY_DATA:
+    if method in BY_DATA and samples is not None:
         nodes = [n for n in draft.nodes if n.output[0] in products]
-        rows = Rows(draft, nodes, Samples(data, draft.inputs, keep=True), runner)
+        rows = Rows(draft, nodes, samples, runner)
+    exact = copied(draft) if reconstruct else None
     consumers = draft.consumers()
     made: list[onnx.NodeProto] = []
     done: dict[tuple[str, bool], str] = {}
@@ -116,7 +121,9 @@ def quantize_weights(
         node.input[1] = done[key] = _blocked(draft, made, node, q, grid)
         made.append(node)
     draft.nodes = made
-    return draft.model()
+    if exact is None or samples is None:
+        return draft.model()
+    return learn_scales(draft.model(), exact, samples, runner)
 
 
 def _by_data(
