@@ -4,7 +4,7 @@ q, scale, zero_point = DynamicQuantize(Conv(x)) = DynamicQuantize(y, range) with
 a product, or a chain, that finds the extremes of its float outputs while it writes them. Where
 nothing else reads y, and it is clipped from 0 to a number, the product makes the codes itself
 (`highest`, docs/machine.md "Products"): q, scale, zero_point = Conv(x). That may take its sums
-twice, so they must be short.
+twice, so they must be short, and of weights without a zero point.
 """
 
 from __future__ import annotations
@@ -69,5 +69,12 @@ def _finds_range(node: Node) -> bool:
 
 
 def _is_short(node: Node) -> bool:
+    """True where taking the sums again costs no more than floats in memory would.
+
+    Weights with a zero point take sums of x as well, or wider ones: MobileNetV2 with such weights,
+    whose clips are seldom reached, took 4.2 ms in place of 3.5 (Zen 4).
+    """
     w = node.required(1)
-    return node.op == "Conv" and math.prod(w.static_shape[1:]) <= LONGEST
+    if node.op != "Conv" or np.any(node.attrs.get("w_zero_point", 0)):
+        return False
+    return math.prod(w.static_shape[1:]) <= LONGEST
