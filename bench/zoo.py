@@ -5,9 +5,9 @@
 
 Networks are the published ones (sources at each function), quantized as onnxruntime's static
 quantizer does it in QDQ format: uint8 activations, int8 weights per channel; `_dynamic` ones as its
-dynamic quantizer does it, weights per tensor. Names of MiniLM and of the decoder block end with the
-number of tokens. The
-same seed gives the same model. Weights mean nothing; shapes, scales and value ranges are what
+dynamic quantizer does it, weights per tensor. `builder=RealBuilder` gives ResNet-18 and MobileNetV2
+before quantization. Names of MiniLM and of the decoder block end with the number of tokens.
+The same seed gives the same model. Weights mean nothing; shapes, scales and value ranges are what
 counts.
 """
 
