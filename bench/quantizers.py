@@ -44,8 +44,11 @@ def _static(config: QuantConfig | str) -> Make:
     return lambda model, x: qrt.quantize_static(model, x, config)
 
 
-def _dynamic(per_channel: bool) -> Make:
-    return lambda model, x: qrt.quantize_dynamic(model, per_channel=per_channel)
+def _dynamic(per_channel: bool, rounding: str = "nearest") -> Make:
+    return lambda model, x: qrt.quantize_dynamic(
+        model, per_channel=per_channel, rounding=rounding,
+        calibration_data=None if rounding == "nearest" else x,
+    )  # fmt: skip
 
 
 def _weights(method: str, symmetric: bool) -> Make:
@@ -71,6 +74,10 @@ OURS = (
     *(Quantizer(f"static {name}", "static", "qrt", _static(c)) for name, c in CONFIGS.items()),
     Quantizer("dynamic", "dynamic", "qrt", _dynamic(False)),
     Quantizer("dynamic per channel", "dynamic", "qrt", _dynamic(True)),
+    *(
+        Quantizer(f"dynamic per channel {name}", "dynamic", "qrt", _dynamic(True, name))
+        for name in BY_DATA
+    ),
     *(
         Quantizer(f"int4 {method}{'' if symmetric else ' asymmetric'}", "weights", "qrt",
                   _weights(method, symmetric))

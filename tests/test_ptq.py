@@ -103,6 +103,24 @@ def test_dynamic(weight_dtype: str, per_channel: bool) -> None:
     assert {"DynamicQuantizeLinear"} <= {node.op_type for node in made.graph.node}
 
 
+@pytest.mark.parametrize(
+    ("weight_dtype", "per_channel"), [("int8", True), ("uint8", False), ("uint8", True)]
+)
+def test_dynamic_weights_are_better_rounded_by_data(weight_dtype: str, per_channel: bool) -> None:
+    (want,) = ReferenceEvaluator(onnx.load(FLOAT)).run(None, {"image": X[200:300]})
+
+    def error(**options: Any) -> float:
+        made = qrt.quantize_dynamic(
+            FLOAT, weight_dtype=weight_dtype, per_channel=per_channel, **options
+        )
+        onnx.checker.check_model(made, full_check=True)
+        session = qrt.load(made)
+        rows = [session.run(None, {"image": X[i : i + 1]})[0] for i in range(200, 300)]
+        return float(((np.concatenate(rows) - want) ** 2).mean())
+
+    assert error(calibration_data=X[:60]) < 0.8 * error()
+
+
 @pytest.mark.parametrize("form", ["blocked", "matmulnbits"])
 @pytest.mark.parametrize("method", ["rtn", "mse", "hqq", "gptq"])
 def test_weights_of_few_bits(form: str, method: str) -> None:
@@ -323,6 +341,8 @@ def test_histograms_keep_counts_while_their_range_grows() -> None:
          QuantizationError, "nothing to quantize"),
         (lambda: qrt.quantize_dynamic(FLOAT, weight_dtype="int7"), QuantizationError, "int7"),
         (lambda: qrt.quantize_dynamic(FLOAT, op_types=("Relu",)), QuantizationError, "Relu"),
+        (lambda: qrt.quantize_dynamic(FLOAT, rounding="up"), QuantizationError, "rounding is one"),
+        (lambda: qrt.quantize_dynamic(FLOAT, rounding="gptq"), QuantizationError, "needs"),
         (lambda: qrt.quantize_weights(FLOAT, 5), QuantizationError, "bits are one of"),
         (lambda: qrt.quantize_weights(FLOAT, 4, 0), QuantizationError, "block_size must be"),
         (lambda: qrt.quantize_weights(FLOAT, 4, 24, form="matmulnbits"), QuantizationError,

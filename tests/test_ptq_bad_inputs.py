@@ -56,7 +56,7 @@ BAD = {
     "one number": Bad("samples lie along the first axis", data=np.array(3.0, np.float32)),
     "constant": Bad("input 'image' is 0.5 everywhere", data=np.full_like(X, 0.5)),
     "no data": Bad("samples to see ranges on", data=None),
-    "data in vain": Bad("takes no calibration data", recipe="dynamic"),
+    "data in vain": Bad("takes no calibration data", recipe="float16"),
     **{f"quantized already, {recipe}": Bad(
         "the model is quantized already: it has DequantizeLinear 'depthwise.bias",
         ModelError, recipe, X if recipe == "static" else None, model=INT8)

@@ -54,15 +54,21 @@ def quantize_dynamic(
     op_types: Sequence[str] = ("Conv", "Gemm", "MatMul", "LSTM"),
     weight_dtype: str = "int8",
     per_channel: bool = False,
+    rounding: str | None = None,
+    calibration_data: Any = None,
 ) -> onnx.ModelProto:
     """`model` with 8-bit weights, its activations quantized by their own range at every run.
 
+    calibration_data, as `quantize_static` takes it, is not needed; where it is given, weights are
+    rounded by it: "gptq" (the default then) or "learned", see `QuantConfig`.
+
     Raises ModelError for a model that is quantized already, QuantizationError when there is nothing
-    to quantize or `weight_dtype` is neither "int8" nor "uint8".
+    to quantize, `weight_dtype` is neither "int8" nor "uint8", or `rounding` does not fit the data.
     """
     from qrt.ptq.dynamic import quantize_dynamic as recipe
 
-    return recipe(model, op_types, weight_dtype, per_channel)
+    data = _samples(calibration_data)
+    return recipe(model, op_types, weight_dtype, per_channel, rounding, data, run_float)
 
 
 def quantize_weights(

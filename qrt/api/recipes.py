@@ -74,7 +74,7 @@ def _static(preset: str) -> Recipe:
 def _dynamic(
     model: Model, data: Any, progress: Progress, options: Mapping[str, Any]
 ) -> onnx.ModelProto:
-    return api.quantize_dynamic(model, **options)
+    return api.quantize_dynamic(model, calibration_data=data, **options)
 
 
 def _weights(
@@ -99,9 +99,10 @@ def _qat(
 RECIPES: dict[str, Recipe] = {
     **{preset: _static(preset) for preset in PRESETS},
     "dynamic": Recipe(
-        "int8 weights; activations quantized by their own range at every run",
-        UNUSED,
-        ("op_types", "weight_dtype", "per_channel"),
+        "int8 weights, rounded by data where there are any; activations quantized by their own"
+        " range at every run",
+        USED,
+        ("op_types", "weight_dtype", "per_channel", "rounding"),
         _dynamic,
     ),
     "weights_int4": Recipe(

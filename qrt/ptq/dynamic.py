@@ -2,7 +2,8 @@
 
 x @ w + b = float32(sums) * (x_scale * w_scale) + b, with sums by MatMulInteger or ConvInteger of
 DynamicQuantizeLinear(x); one DynamicQuantizeLinear for all that read x. LSTM becomes
-com.microsoft DynamicQuantizeLSTM.
+com.microsoft DynamicQuantizeLSTM. Where there are data, weights of products are rounded by what
+they multiply behind all that is quantized before.
 """
 
 from __future__ import annotations
@@ -15,18 +16,39 @@ import onnx
 
 from qrt.errors import QuantizationError
 from qrt.ir import QParams
+from qrt.ptq.backends import PRODUCTS
+from qrt.ptq.calibrate import Runner
+from qrt.ptq.config import ROUNDINGS
 from qrt.ptq.draft import Draft, Model, attributes, halves_hint
 from qrt.ptq.prepare import prepare
+from qrt.ptq.product import (
+    bias_of,
+    clamp_behind,
+    from_rows,
+    give_bias,
+    outputs_first,
+    product_of,
+)
+from qrt.ptq.rounding import BY_DATA
+from qrt.ptq.rows import Rows
+from qrt.ptq.samples import Samples
 from qrt.quant.affine import Array, quantize
 from qrt.quant.choose import choose_qparams
 
 OPSET = 11  # DynamicQuantizeLinear
 WEIGHT_DTYPES = ("int8", "uint8")
+NEAREST, WITH_DATA = "nearest", "gptq"  # roundings where none is named
 Quantized = tuple[str, str, str]  # names of integers, scale and zero point
 
 
 def quantize_dynamic(
-    model: Model, op_types: Sequence[str], weight_dtype: str, per_channel: bool
+    model: Model,
+    op_types: Sequence[str],
+    weight_dtype: str,
+    per_channel: bool,
+    rounding: str | None,
+    data: Any,
+    runner: Runner,
 ) -> onnx.ModelProto:
     """See `qrt.quantize_dynamic`."""
     if weight_dtype not in WEIGHT_DTYPES:
@@ -42,9 +64,19 @@ def quantize_dynamic(
         raise QuantizationError(
             f"{unknown[0]} cannot be quantized dynamically, only {', '.join(_REWRITES)}"
         )
+    if rounding is None:
+        rounding = NEAREST if data is None else WITH_DATA
+    if rounding not in ROUNDINGS:
+        raise QuantizationError(f"rounding is one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+    if (rounding in BY_DATA) != (data is not None):
+        need = "needs calibration_data" if rounding in BY_DATA else "takes no calibration_data"
+        raise QuantizationError(f"rounding {rounding} {need}")
     draft = prepare(model)
     draft.need_opset(OPSET)
-    return _Rewrite(draft, weight_dtype == "int8", per_channel).model(op_types)
+    rewrite = _Rewrite(draft, weight_dtype == "int8", per_channel)
+    if data is not None:
+        rewrite.round_by(rounding, Samples(data, draft.inputs, keep=True), runner)
+    return rewrite.model(op_types)
 
 
 class _Rewrite:
@@ -56,8 +88,21 @@ class _Rewrite:
         self._per_channel = per_channel
         self._floats = draft.floats()
         self._inputs: dict[str, Quantized] = {}
-        self._weights: dict[tuple[str, int], tuple[Quantized, QParams]] = {}
+        self._weights: dict[tuple[str, bool], Quantized] = {}
         self._made: list[onnx.NodeProto] = []
+        self._consumers = draft.consumers()
+        self._rounding = NEAREST
+        self._rows: Rows | None = None
+
+    def round_by(self, rounding: str, samples: Samples, runner: Runner) -> None:
+        """Round the weights of products so, by what they multiply on `samples`."""
+        products = [
+            node
+            for node in self._draft.nodes
+            if node.op_type in PRODUCTS and node.input[1] in self._draft.arrays
+        ]
+        self._rounding = rounding
+        self._rows = Rows(self._draft, products, samples, runner)
 
     def model(self, op_types: Sequence[str]) -> onnx.ModelProto:
         """The rewritten model."""
@@ -92,30 +137,27 @@ class _Rewrite:
         )
 
     def _conv(self, node: onnx.NodeProto, w: Array) -> bool:
-        attrs = attributes(node)
-        bias = self._draft.arrays.get(node.input[2]) if len(node.input) > 2 else None
-        if len(node.input) > 2 and bias is None:
+        if not self._has_known_bias(node):
             return False
         column = (1, -1, *(1,) * (w.ndim - 2))
-        shaped = None if bias is None else bias.reshape(column)
-        self._product(node, "ConvInteger", w, 0, column, shaped, attrs)
+        self._product(node, "ConvInteger", w, column, attributes(node))
         return True
 
     def _matmul(self, node: onnx.NodeProto, w: Array) -> bool:
-        self._product(node, "MatMulInteger", w, w.ndim - 1, (-1,), None, {})
+        self._product(node, "MatMulInteger", w, (-1,), {})
         return True
 
     def _gemm(self, node: onnx.NodeProto, w: Array) -> bool:
         attrs = attributes(node)
-        bias = self._draft.arrays.get(node.input[2]) if len(node.input) > 2 else None
         plain = attrs.get("alpha", 1.0) == 1.0 and not attrs.get("transA", 0)
-        if not plain or (len(node.input) > 2 and bias is None):
+        if not plain or not self._has_known_bias(node):
             return False
-        if bias is not None:
-            bias = bias * np.float32(attrs.get("beta", 1.0))
-        turned = w.T if attrs.get("transB", 0) else w
-        self._product(node, "MatMulInteger", turned, 1, (-1,), bias, {})
+        self._product(node, "MatMulInteger", w, (-1,), {})
         return True
+
+    def _has_known_bias(self, node: onnx.NodeProto) -> bool:
+        """True for a constant one, or none."""
+        return len(node.input) < 3 or not node.input[2] or node.input[2] in self._draft.arrays
 
     def _lstm(self, node: onnx.NodeProto, w: Array) -> bool:
         draft = self._draft
@@ -144,14 +186,12 @@ class _Rewrite:
         node: onnx.NodeProto,
         op: str,
         w: Array,
-        axis: int,
         column: tuple[int, ...],
-        bias: Array | None,
         attrs: dict[str, Any],
     ) -> None:
         draft, made = self._draft, self._made
+        stored, scale, zero_point = self._weight(node, w, column)
         x, x_scale, x_zero_point = self._quantized_input(node.input[0])
-        stored, scale, zero_point = self._weight(node.input[1], w, axis, column)
         out = node.output[0]
         sums, real, factor = (draft.fresh(f"{out}_{part}") for part in ("sums", "real", "factor"))
         integer = draft.node(op, [x, stored, x_zero_point, zero_point], [sums], **attrs)
@@ -159,10 +199,13 @@ class _Rewrite:
         made.append(integer)
         made.append(draft.node("Cast", [sums], [real], to=onnx.TensorProto.FLOAT))
         made.append(draft.node("Mul", [x_scale, scale], [factor]))
+        bias = draft.arrays.get(node.input[2]) if len(node.input) > 2 else None
         scaled = out if bias is None else draft.fresh(f"{out}_scaled")
         made.append(draft.node("Mul", [real, factor], [scaled]))
         if bias is not None:
-            made.append(draft.node("Add", [scaled, draft.constant(f"{out}_bias", bias)], [out]))
+            bias = bias * np.float32(attributes(node).get("beta", 1.0))
+            shaped = bias.reshape(column) if op == "ConvInteger" else bias
+            made.append(draft.node("Add", [scaled, draft.constant(f"{out}_bias", shaped)], [out]))
 
     def _quantized_input(self, name: str) -> Quantized:
         if name not in self._inputs:
@@ -171,18 +214,36 @@ class _Rewrite:
             self._inputs[name] = a, b, c
         return self._inputs[name]
 
-    def _weight(self, name: str, w: Array, axis: int, column: tuple[int, ...]) -> Quantized:
-        key = (name, axis)
+    def _weight(self, node: onnx.NodeProto, w: Array, column: tuple[int, ...]) -> Quantized:
+        """Weights as ConvInteger and MatMulInteger read them, rounded by data where there are any;
+        the node's bias then makes up for what is left."""
+        key = (node.input[1], outputs_first(node))
         if key not in self._weights:
+            axis = 0 if outputs_first(node) else w.ndim - 1
             q = self._grid(w, axis if self._per_channel else None)
+            codes = quantize(w, q)
+            seen = None
+            if self._rows is not None:
+                seen = self._rows.seen(self._draft, self._made, node, node.input[0])
+            if seen is not None:
+                clamp = clamp_behind(self._draft, self._consumers, node)
+                bias = bias_of(self._draft, node, w.shape[axis])
+                product = product_of(node, w, q, bias, seen, clamp)
+                rounded, moved = BY_DATA[self._rounding](product)
+                codes = from_rows(node, rounded, w.shape).astype(q.dtype)
+                if product.free:
+                    give_bias(self._draft, node, moved)
+            if node.op_type == "Gemm" and outputs_first(node):
+                codes = codes.T
             scale = q.scale.reshape(column) if q.scale.ndim else q.scale
-            self._weights[key] = self._names(name, w, q, scale, per_tensor_zero=True), q
-        return self._weights[key][0]
+            self._weights[key] = self._names(node.input[1], codes, q, scale, per_tensor_zero=True)
+        return self._weights[key]
 
     def _stored(self, name: str, w: Array, axis: int) -> Quantized:
         """Weights with a scale and zero point per index of `axis`, as DynamicQuantizeLSTM has."""
         q = self._grid(w, axis)
-        return self._names(name, w, q, q.scale, per_tensor_zero=False)
+        codes = quantize(np.ascontiguousarray(w), q)
+        return self._names(name, codes, q, q.scale, per_tensor_zero=False)
 
     def _grid(self, w: Array, axis: int | None) -> QParams:
         if self._signed:
@@ -195,14 +256,14 @@ class _Rewrite:
         return QParams(symmetric.scale, middle, middle.dtype, axis)
 
     def _names(
-        self, name: str, w: Array, q: QParams, scale: Array, *, per_tensor_zero: bool
+        self, name: str, codes: Array, q: QParams, scale: Array, *, per_tensor_zero: bool
     ) -> Quantized:
         draft = self._draft
         zero = q.zero_point
         if per_tensor_zero and zero.ndim:  # they are all the same
             zero = zero.reshape(-1)[0].reshape(())
         return (
-            draft.constant(f"{name}_quantized", quantize(np.ascontiguousarray(w), q)),
+            draft.constant(f"{name}_quantized", np.ascontiguousarray(codes)),
             draft.constant(f"{name}_scale", scale),
             draft.constant(f"{name}_zero_point", zero),
         )
