@@ -35,7 +35,7 @@ class Programs:
         """Outputs for `arrays`, in the order of the recipe's inputs."""
         executor = self.latest
         if executor is not None:
-            for array, (_, dtype, shape) in zip(arrays, executor.expected, strict=True):
+            for array, (_, dtype, shape) in zip(arrays, executor.expected):  # noqa: B905 (speed)
                 if array.dtype is not dtype or array.shape != shape:
                     break
             else:

@@ -45,12 +45,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps over a list of values, which begins as a copy of `values` (constants in place)."""
+    """Steps over a list of values, which begins as a copy of `values` (constants in place).
+
+    `programs` are those of the only step, where its inputs and outputs are the plan's.
+    """
 
     steps: tuple[Step, ...]
     values: tuple[Any, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    programs: Programs | None = None
 
 
 class GraphRunner:
@@ -93,14 +97,7 @@ class GraphRunner:
 
     def only_programs(self) -> Programs | None:
         """The programs of the only stage, when its inputs and outputs are those of the graph."""
-        plan = self.plan
-        if len(plan.steps) != 1:
-            return None
-        (step,) = plan.steps
-        if not isinstance(step.call, Programs):
-            return None
-        same = step.inputs == plan.inputs and step.outputs == plan.outputs
-        return step.call if same else None
+        return self.plan.programs
 
     def learn(self, error: QrtError) -> None:
         """Plan again with what `error` says; raises it when that is nothing new."""
@@ -179,7 +176,16 @@ class GraphRunner:
             self._step(stage, slots) for stage in plan_stages(graph, self._known, self._learned)
         ]
         outputs = tuple(slots.of(value) for value in graph.outputs)
-        return Plan(_with_last(steps, {*outputs}), tuple(slots.values), inputs, outputs)
+        only = steps[0] if len(steps) == 1 else None
+        same = only is not None and (only.inputs, only.outputs) == (inputs, outputs)
+        programs = only.call if same and only is not None else None
+        return Plan(
+            _with_last(steps, {*outputs}),
+            tuple(slots.values),
+            inputs,
+            outputs,
+            programs if isinstance(programs, Programs) else None,
+        )
 
     def _step(self, stage: TensorStage | SingleNode, slots: _Slots) -> Step:
         call: Programs | SingleFunction | Control
@@ -238,15 +244,14 @@ def _with_last(steps: Sequence[Step], kept: set[int]) -> tuple[Step, ...]:
 
 
 def _run(plan: Plan, inputs: Sequence[Any], context: RunContext) -> list[Any]:
+    if plan.programs is not None:
+        return _run_programs(plan.programs, inputs)
     values = _first_values(plan, inputs)
     for step in plan.steps:
         given: list[Any] = [None if slot is None else values[slot] for slot in step.inputs]
         call = step.call
         if isinstance(call, Programs):
-            for i, value in enumerate(given):
-                if type(value) is not np.ndarray or value.dtype.hasobject:
-                    raise NotNumericError(call.names[i])
-            results = call.run(given)
+            results = _run_programs(call, given)
         elif isinstance(call, SingleFunction):
             results = call(given)
         else:
@@ -255,6 +260,13 @@ def _run(plan: Plan, inputs: Sequence[Any], context: RunContext) -> list[Any]:
         for last in step.last:
             values[last] = None
     return [values[slot] for slot in plan.outputs]
+
+
+def _run_programs(programs: Programs, given: Sequence[Any]) -> list[Any]:
+    for i, value in enumerate(given):
+        if type(value) is not np.ndarray or value.dtype.hasobject:
+            raise NotNumericError(programs.names[i])
+    return programs.run(given)
 
 
 def _first_values(plan: Plan, inputs: Sequence[Any]) -> list[Any]:
