@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -96,43 +97,51 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
     return [Extent("x", nbytes, start=4 * low), Extent("y", nbytes, writes=True, start=4 * low)]
 
 
-@helper
-def softmax_top(x, n, factor, bias, biased):  # type: ignore[no-untyped-def]
-    """The largest of n >= 16 logits: floats at `x`, or x * factor + bias where `biased`."""
-    best = splat_f32x16(LOWEST)
-    last = n - 16
-    i = 0
-    while i < last:
-        best = max_f32x16(_logits(x, i, factor, bias, biased), best)
-        i += 16
-    return max_lanes_f32x16(max_f32x16(_logits(x, last, factor, bias, biased), best))
+def declare_row(masked: bool) -> tuple[Any, Any]:
+    """Helpers of a row of n >= 16 logits: floats at x, or x * factor + bias where it is `masked`.
 
+    (x, n, factor, bias) gives the largest; (x, y, n, top, factor, bias) writes exp(logit - top) to
+    y and gives their sum, in 16 lanes that are added up.
+    """
 
-@helper
-def softmax_exponentials(x, y, n, top, factor, bias, biased):  # type: ignore[no-untyped-def]
-    """exp(logit - top) of n >= 16 to `y`; their sum, in 16 lanes that are added up."""
-    tops = splat_f32x16(top)
-    total = splat_f32x16(np.float32(0))
-    i = 0
-    while i + 16 <= n:
-        t = sub_f32x16(_logits(x, i, factor, bias, biased), tops)
-        e = exp_not_positive_f32x16(t)
-        store_f32x16(y + 4 * i, e)
-        total = add_f32x16(total, e)
-        i += 16
-    if i < n:
+    @helper
+    def logits(x, i, factor, bias):  # type: ignore[no-untyped-def]
+        t = load_f32x16(x + 4 * i)
+        if masked:
+            return fma_f32x16(t, splat_f32x16(factor), load_f32x16(bias + 4 * i))
+        return t
+
+    @helper
+    def largest(x, n, factor, bias):  # type: ignore[no-untyped-def]
+        best = splat_f32x16(LOWEST)
         last = n - 16
-        t = sub_f32x16(_logits(x, last, factor, bias, biased), tops)
-        e = exp_not_positive_f32x16(t)
-        store_f32x16(y + 4 * last, e)
-        total = add_f32x16(total, last_f32x16(e, n - i))
-    return sum_lanes_f32x16(total)
+        i = 0
+        while i < last:
+            best = max_f32x16(logits(x, i, factor, bias), best)
+            i += 16
+        return max_lanes_f32x16(max_f32x16(logits(x, last, factor, bias), best))
+
+    @helper
+    def exponentials(x, y, n, top, factor, bias):  # type: ignore[no-untyped-def]
+        tops = splat_f32x16(top)
+        total = splat_f32x16(np.float32(0))
+        i = 0
+        while i + 16 <= n:
+            e = exp_not_positive_f32x16(sub_f32x16(logits(x, i, factor, bias), tops))
+            store_f32x16(y + 4 * i, e)
+            total = add_f32x16(total, e)
+            i += 16
+        if i < n:
+            last = n - 16
+            e = exp_not_positive_f32x16(sub_f32x16(logits(x, last, factor, bias), tops))
+            store_f32x16(y + 4 * last, e)
+            total = add_f32x16(total, last_f32x16(e, n - i))
+        return sum_lanes_f32x16(total)
+
+    return largest, exponentials
 
 
-@helper
-def _logits(x, i, factor, bias, biased):  # type: ignore[no-untyped-def]
-    t = load_f32x16(x + 4 * i)
-    return fma_f32x16(t, splat_f32x16(factor), load_f32x16(bias + 4 * i)) if biased else t
+_largest, _exponentials = declare_row(masked=False)
 
 
 @helper
@@ -150,8 +159,8 @@ def divide_row(y, n, total):  # type: ignore[no-untyped-def]
 @helper
 def _row(x, y, n):  # type: ignore[no-untyped-def]
     """Softmax of n >= 16 neighbouring floats."""
-    top = softmax_top(x, n, ONE, x, False)
-    divide_row(y, n, softmax_exponentials(x, y, n, top, ONE, x, False))
+    top = _largest(x, n, ONE, x)
+    divide_row(y, n, _exponentials(x, y, n, top, ONE, x))
 
 
 @helper
@@ -159,14 +168,14 @@ def _four_rows(x, y, n, step):  # type: ignore[no-untyped-def]
     """Softmax of four rows, `step` bytes apart: one waits less for what another adds up."""
     x1, x2, x3 = x + step, x + 2 * step, x + 3 * step
     y1, y2, y3 = y + step, y + 2 * step, y + 3 * step
-    t0 = softmax_top(x, n, ONE, x, False)
-    t1 = softmax_top(x1, n, ONE, x, False)
-    t2 = softmax_top(x2, n, ONE, x, False)
-    t3 = softmax_top(x3, n, ONE, x, False)
-    s0 = softmax_exponentials(x, y, n, t0, ONE, x, False)
-    s1 = softmax_exponentials(x1, y1, n, t1, ONE, x, False)
-    s2 = softmax_exponentials(x2, y2, n, t2, ONE, x, False)
-    s3 = softmax_exponentials(x3, y3, n, t3, ONE, x, False)
+    t0 = _largest(x, n, ONE, x)
+    t1 = _largest(x1, n, ONE, x1)
+    t2 = _largest(x2, n, ONE, x2)
+    t3 = _largest(x3, n, ONE, x3)
+    s0 = _exponentials(x, y, n, t0, ONE, x)
+    s1 = _exponentials(x1, y1, n, t1, ONE, x1)
+    s2 = _exponentials(x2, y2, n, t2, ONE, x2)
+    s3 = _exponentials(x3, y3, n, t3, ONE, x3)
     divide_row(y, n, s0)
     divide_row(y1, n, s1)
     divide_row(y2, n, s2)

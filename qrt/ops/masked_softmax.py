@@ -18,9 +18,8 @@ from qrt.jit.declare import Extent, Kernel, helper, kernel, slots
 from qrt.ops.dispatch import best_kernel
 from qrt.ops.float_softmax import (
     SHORT,
+    declare_row,
     divide_row,
-    softmax_exponentials,
-    softmax_top,
 )
 from qrt.ops.nests import Nest, broadcast_strides, collapse, names, numbered, reach
 from qrt.ops.quantizing import (
@@ -130,6 +129,7 @@ def _bias_of(row, bias, r):  # type: ignore[no-untyped-def]
 def _declare(quantizer: Quantizer | None) -> Kernel:
     codes = quantizer is not None
     itemsize = 1 if codes else 4
+    largest, exponentials = declare_row(masked=True)
     store = declare_span(QUANTIZERS[-1] if quantizer is None else quantizer)
 
     def extents(row: Mapping[str, int]) -> list[Extent]:
@@ -180,22 +180,22 @@ def _declare(quantizer: Quantizer | None) -> Kernel:
                 b1 = _bias_of(row, bias, r + 1)
                 b2 = _bias_of(row, bias, r + 2)
                 b3 = _bias_of(row, bias, r + 3)
-                t0 = softmax_top(at, n, factor, b0, True)
-                t1 = softmax_top(x1, n, factor, b1, True)
-                t2 = softmax_top(x2, n, factor, b2, True)
-                t3 = softmax_top(x3, n, factor, b3, True)
-                s0 = softmax_exponentials(at, to, n, t0, factor, b0, True)
-                s1 = softmax_exponentials(x1, y1, n, t1, factor, b1, True)
-                s2 = softmax_exponentials(x2, y2, n, t2, factor, b2, True)
-                s3 = softmax_exponentials(x3, y3, n, t3, factor, b3, True)
+                t0 = largest(at, n, factor, b0)
+                t1 = largest(x1, n, factor, b1)
+                t2 = largest(x2, n, factor, b2)
+                t3 = largest(x3, n, factor, b3)
+                s0 = exponentials(at, to, n, t0, factor, b0)
+                s1 = exponentials(x1, y1, n, t1, factor, b1)
+                s2 = exponentials(x2, y2, n, t2, factor, b2)
+                s3 = exponentials(x3, y3, n, t3, factor, b3)
                 divide_row(to, n, s0)
                 divide_row(y1, n, s1)
                 divide_row(y2, n, s2)
                 divide_row(y3, n, s3)
                 count = ROWS
             else:
-                t0 = softmax_top(at, n, factor, b0, True)
-                divide_row(to, n, softmax_exponentials(at, to, n, t0, factor, b0, True))
+                t0 = largest(at, n, factor, b0)
+                divide_row(to, n, exponentials(at, to, n, t0, factor, b0))
                 count = 1
             if codes:
                 store(own, y + r * n, count * n, record)
