@@ -92,7 +92,7 @@ class Source(Protocol):
 
 
 class Deferred(Value):
-    """A float32 constant that stays what it is made from: `data` makes its elements anew."""
+    """A float32 constant that stays what it is made from, until somebody asks for `data`."""
 
     def __init__(self, name: str, source: Source, layout: tuple[int, ...] | None = None) -> None:
         self.source = source

@@ -32,7 +32,7 @@ from qrt.ops.spec import Array, Lowering, Operand, OpSpec
 from qrt.quant.nbits import dequantize_blocks, quantize_rows, unpack_bits
 from qrt.simd.caches import cache_sizes
 
-UNPACKED_ROWS = 48  # of float32, from which on panels are unpacked once, not for every tile of rows
+UNPACKED_ROWS = 40  # of float32, from which on panels are unpacked once, not for every tile of rows
 
 
 @dataclass(frozen=True)

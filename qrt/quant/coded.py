@@ -64,7 +64,11 @@ class Coded:
         return unpack_bits(self.packed, self.bits)[:count].reshape(self.shape)
 
     def floats(self) -> Array:
-        """The elements."""
+        """The elements, kept: only what cannot read codes asks for them."""
+        return self._elements
+
+    @cached_property
+    def _elements(self) -> Array:
         zero: Array = np.full((), self.usual, np.float32)
         if self.zero_point is not None:
             zero = self._spread(self.zero_point)
