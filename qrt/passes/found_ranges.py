@@ -4,7 +4,7 @@ q, scale, zero_point = DynamicQuantize(Conv(x)) = DynamicQuantize(y, range) with
 a product, or a chain, that finds the extremes of its float outputs while it writes them. Where
 nothing else reads y, and it is clipped from 0 to a number, the product makes the codes itself
 (`highest`, docs/machine.md "Products"): q, scale, zero_point = Conv(x). That may take its sums
-twice, so they must be short, and of weights without a zero point.
+twice, so they must be short, of weights without a zero point, and the floats many.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from qrt.ops.matrices import stack
 from qrt.ops.product import RANGES
 
 LONGEST = 64  # terms of a sum; 4 bytes written and read again cost as much as taking it twice
+SPILLS = 512 << 10  # bytes of floats that are not in L2 any more when they are read again
 QUANTIZERS = (("", "DynamicQuantizeLinear"), ("qrt", "DynamicQuantize"))
 FINDERS = ("Conv", "MatMul", "Chain")
 NO_LIMITS = {"low": np.float32(-np.inf), "high": np.float32(np.inf)}
@@ -69,7 +70,7 @@ def _finds_range(node: Node) -> bool:
 
 
 def _is_short(node: Node) -> bool:
-    """True where taking the sums again costs no more than floats in memory would.
+    """True where taking the sums again costs little more than floats in memory would.
 
     Weights with a zero point take sums of x as well, or wider ones: MobileNetV2 with such weights,
     whose clips are seldom reached, took 4.2 ms in place of 3.5 (Zen 4).
@@ -77,4 +78,4 @@ def _is_short(node: Node) -> bool:
     w = node.required(1)
     if node.op != "Conv" or np.any(node.attrs.get("w_zero_point", 0)):
         return False
-    return math.prod(w.static_shape[1:]) <= LONGEST
+    return math.prod(w.static_shape[1:]) <= LONGEST and node.outputs[0].nbytes >= SPILLS
