@@ -13,6 +13,7 @@ from cli_harness import qrt_command
 import qrt
 from bench import zoo
 from bench.zoo_real import RealBuilder
+from qrt.ptq.config import QuantConfig
 
 SIZE = 32
 
@@ -30,7 +31,7 @@ def test_networks_from_end_to_end(
     onnx.save(getattr(zoo, name)(size=SIZE, builder=RealBuilder), files[0])
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, 3, SIZE, SIZE)).astype(np.float32)
-    onnx.save(qrt.quantize(files[0], "static", x), files[1])
+    onnx.save(qrt.quantize_static(files[0], x, QuantConfig()), files[1])
     onnx.save(qrt.quantize(files[0], "dynamic"), files[2])
     (want,) = qrt.load(files[0]).run(None, {"input": x[:1]})
     for file in files[1:]:
