@@ -4,13 +4,14 @@
     python -m bench.accuracy --models digits_fp32,mnist_cnn_fp32 --methods 'static*,ort static*'
     python -m bench.accuracy --json report.json --list
 
-Every method sees the same 200 pictures without their classes; the others are scored, one at a time.
-What qrt makes runs in qrt, what onnxruntime makes in onnxruntime. `drop` is in points of top-1
-against the float model, with the standard error of that difference: the pictures on which the two
-are right and wrong in turn decide it. `agree` is the share on which both say the same, `SQNR` is of
-the outputs. Bars: a static model loses at most 0.3 points and no more than the best static one of
-onnxruntime (one that gained by chance lost nothing); a dynamic one loses at most 0.3; weights of 4
-bits in blocks of 32 at most 1.
+Every method sees the same 200 pictures without their classes; the others are scored, one at a time,
+with --copies shifted and mirrored ones, too. What qrt makes runs in qrt, what onnxruntime makes in
+onnxruntime. `drop` is in points of top-1 against the float model, with the standard error of that
+difference, as if all pictures were independent: those on which the two are right and wrong in turn
+decide it. `agree` is the share on which both say the same, `SQNR` is of the outputs. Bars: a static
+model loses at most 0.3 points and no more than the best static one of onnxruntime (one that gained
+by chance lost nothing); a dynamic one loses at most 0.3; weights of 4 bits in blocks of 32 at
+most 1.
 """
 
 from __future__ import annotations
@@ -69,12 +70,15 @@ class Baseline:
 
 def measure(
     case: Labelled, methods: Sequence[Quantizer], calibration: int = CALIBRATION,
-    rows: int | None = None, tell: Any = lambda row: None,
+    rows: int | None = None, with_copies: bool = False, tell: Any = lambda row: None,
 ) -> list[Row]:  # fmt: skip
-    """The float model's row and one per method, on at most `rows` scored samples."""
+    """The float model's row and one per method, on at most `rows` scored samples and copies."""
     x, y = case.arrays()
     seen, scored = x[:calibration], slice(calibration, None if rows is None else calibration + rows)
     x, y = x[scored], y[scored]
+    if with_copies:
+        x = case.copies(x)
+        y = np.tile(y, len(x) // len(y))
     found = _outputs(FLOAT, case, seen, x)
     base = Baseline(found[0], found[0].argmax(axis=1) == y)
     made = [_row(case, FLOAT, found, base, y)]
@@ -204,6 +208,9 @@ def main() -> int:
     parser.add_argument("--models", default=",".join(MODELS), help="names, comma-separated")
     parser.add_argument("--methods", default="*", help="patterns of names, comma-separated")
     parser.add_argument("--rows", type=int, help="score at most so many pictures")
+    parser.add_argument(
+        "--copies", action="store_true", help="score shifted and mirrored copies, too: less luck"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--list", action="store_true", help="only name models and methods")
     args = parser.parse_args()
@@ -220,7 +227,7 @@ def main() -> int:
             print(f"{name}: {MODELS[name].model} is not here", file=sys.stderr)
             continue
         found = measure(
-            MODELS[name], methods, rows=args.rows,
+            MODELS[name], methods, rows=args.rows, with_copies=args.copies,
             tell=lambda row: print(f"{row.model} {row.method}", file=sys.stderr),
         )  # fmt: skip
         print(table(found), flush=True)

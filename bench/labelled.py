@@ -20,6 +20,7 @@ Array = NDArray[Any]
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("QRT_SHARED_DIR") or ROOT.parent / "shared")
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+SHIFTS = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))  # down and across; (1, 1) is none
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
@@ -47,17 +48,28 @@ class Labelled:
     model: Path
     data: Path
     prepare: Callable[[Array], Array]
+    has_mirrored: bool = False  # a picture's mirror image is of the same class
 
     def arrays(self) -> tuple[Array, Array]:
         """(samples as the model takes them, classes)."""
         with np.load(self.data) as file:
             return self.prepare(file["x"]), file["y"].reshape(-1)
 
+    def copies(self, x: Array) -> Array:
+        """NCHW pictures `x`, then those shifted by a pixel to each side, and mirrored ones."""
+        edged = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+        tall, wide = x.shape[2:]
+        found = [edged[:, :, i : i + tall, j : j + wide] for i, j in SHIFTS]
+        if self.has_mirrored:
+            found += [pictures[..., ::-1] for pictures in found]
+        return np.ascontiguousarray(np.concatenate(found))
 
-def _shared(model: str, data: str, prepare: Callable[[Array], Array]) -> Labelled:
-    return Labelled(
-        model, SHARED / "models" / f"{model}.onnx", SHARED / "data" / f"{data}.npz", prepare
-    )
+
+def _shared(
+    model: str, data: str, prepare: Callable[[Array], Array], has_mirrored: bool = False
+) -> Labelled:
+    file = SHARED / "data" / f"{data}.npz"
+    return Labelled(model, SHARED / "models" / f"{model}.onnx", file, prepare, has_mirrored)
 
 
 _OWN = ROOT / "qrt" / "data"
@@ -66,7 +78,7 @@ MODELS = {
     for case in (
         Labelled("digits_fp32", _OWN / "digits_fp32.onnx", _OWN / "digits_test.npz", sixteenths),
         _shared("mnist_cnn_fp32", "mnist_5000", digits),
-        _shared("cifar_tinycnn_fp32", "cifar10_1000", normalized),
-        _shared("cifar_mnv3ish_fp32", "cifar10_1000", normalized),
+        _shared("cifar_tinycnn_fp32", "cifar10_1000", normalized, True),
+        _shared("cifar_mnv3ish_fp32", "cifar10_1000", normalized, True),
     )
 }

@@ -35,6 +35,18 @@ def test_a_row_is_what_both_models_say() -> None:
     assert row.bar in lines[2]
 
 
+def test_copies_are_the_pictures_shifted_and_mirrored() -> None:
+    x = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+    for case, count in ((DIGITS, 5), (MODELS["cifar_tinycnn_fp32"], 10)):
+        copies = case.copies(x).reshape(count, *x.shape)
+        assert np.array_equal(copies[0], x)
+        assert np.array_equal(copies[1, :, :, 1:], x[:, :, :-1])  # a pixel down
+        assert np.array_equal(copies[4, ..., :-1], x[..., 1:])
+        assert np.array_equal(copies[4, ..., -1], x[..., -1])
+        if count == 10:
+            assert np.array_equal(copies[5:], copies[:5, ..., ::-1])
+
+
 def test_bars_are_held_against_float_and_against_the_rival() -> None:
     rows = [
         Row("m", "a", "static", "qrt", top1=0.9, drop=0.2),
