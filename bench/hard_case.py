@@ -62,7 +62,7 @@ WAYS = {
     "per tensor, equalized, bias correction": replace(
         _PER_TENSOR, equalize=True, bias_correction=True
     ),
-    "per channel": PRESETS["static"],
+    "per channel": QuantConfig(),
     "per channel, bias correction": QuantConfig(bias_correction=True),
     "per channel, equalized, bias correction": QuantConfig(equalize=True, bias_correction=True),
     "x86": PRESETS["x86"],

@@ -137,6 +137,8 @@ def test_any_scales_cancel_out(name: str) -> None:
         ("r = Conv (x, w1) s = Clip (r, w5) y = Conv (s, w2)", "Clip"),
         ("r = Conv (x, w1) y = Mul (r, r)", "Mul"),
         ("y = Conv (x, w1) z = Conv (y, w2)", "output"),
+        ("r = Conv (x, w1) m = ReduceMax <keepdims=0> (r, others) s = Conv (x, w2, m)"
+         " y = Conv (s, w2)", "adds it"),
     ],
 )
 def test_what_must_not_be_scaled_is_not(text: str, says: str) -> None:
@@ -144,6 +146,7 @@ def test_what_must_not_be_scaled_is_not(text: str, says: str) -> None:
         """g (float[1,4,4,4] x, float[4,4,1,1] w1, float[4,4,1,1] w2, float[4,8,1,1] w3,
               float[4,2,1,1] w4, float w5) => (float[1,4,h,w] y) {
             to = Constant <value = int64[4] {1, 2, 8, 4}> ()
+            others = Constant <value = int64[3] {0, 2, 3}> ()
         """
         + text
         + "}"

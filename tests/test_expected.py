@@ -91,6 +91,20 @@ def test_clipped_normal_distributions(op: str) -> None:
     assert (found.high >= y.max(axis=0)).all()
 
 
+def test_factors_of_a_gemm_count() -> None:
+    rng = np.random.default_rng(1)
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n, 4] x) => (float[n, 3] y) { y = Gemm <alpha = 3.0, beta = 0.5> (x, w, b) }""")
+    for name, shape in (("w", (4, 3)), ("b", (3,))):
+        array = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    found = expect(prepare(model), InputRanges((-1.0, 3.0)))["y"]
+    x = rng.uniform(-1, 3, (100_000, 4)).astype(np.float32)
+    (y,) = ReferenceEvaluator(model).run(None, {"x": x})
+    assert np.abs(found.mean - y.mean(axis=0)).max() < 0.03
+    assert np.abs(np.sqrt(found.variance) / y.std(axis=0) - 1).max() < 0.02
+
+
 def test_the_hard_case_without_data(told: onnx.ModelProto) -> None:
     exact = _top1(told)
     assert _top1(qrt.quantize_static(told, RANGES, WAYS["per tensor"])) < exact - 0.1
@@ -134,6 +148,10 @@ def test_what_is_not_known_is_said(told: onnx.ModelProto) -> None:
         qrt.quantize_static(told, InputRanges({"image": (1, 0)}))
     with pytest.raises(QuantizationError, match="needs calibration data"):
         qrt.quantize_static(told, RANGES, PRESETS["x86"])
+    with pytest.raises(QuantizationError, match="reconstruct needs calibration data"):
+        qrt.quantize_static(told, RANGES, QuantConfig(reconstruct=True))
+    with pytest.raises(InputError, match="is its lowest and highest value, got 3"):
+        qrt.quantize_static(told, InputRanges({"image": 3}))  # type: ignore[dict-item]
     strange = onnx.ModelProto()
     strange.CopyFrom(told)
     next(n for n in strange.graph.node if n.op_type == "Relu").op_type = "Elu"

@@ -251,6 +251,21 @@ def test_bias_correction_takes_the_shift_out() -> None:
     assert shift(bias_correction=True) < 0.1 * shift()
 
 
+def test_a_bias_that_is_scaled_is_left_alone() -> None:
+    rng = np.random.default_rng(5)
+    model = _linear(rng.standard_normal((64, 8)).astype(np.float32))
+    model.graph.node[0].op_type = "Gemm"
+    model.graph.node[0].attribute.append(helper.make_attribute("alpha", 0.25))
+    x = (rng.standard_normal((200, 64)) + 3).astype(np.float32)
+    grid = Grid(bits=4, signed=True, symmetric=True, granularity="per_channel")
+    plain, corrected = (
+        qrt.quantize_static(model, x, QuantConfig(weights=grid, bias_correction=on))
+        for on in (False, True)
+    )
+    (want,), (got,) = (qrt.load(made).run(None, {"x": x}) for made in (plain, corrected))
+    assert np.array_equal(got, want)
+
+
 def test_batchnorm_goes_into_the_weights() -> None:
     rng = np.random.default_rng(1)
     arrays = {
@@ -349,6 +364,8 @@ def test_histograms_keep_counts_while_their_range_grows() -> None:
          "a power of two"),
         (lambda: qrt.quantize_weights(FLOAT, method="gptq"), QuantizationError, "needs"),
         (lambda: qrt.quantize_weights(FLOAT, calibration_data=X[:0]), InputError, "are empty"),
+        (lambda: qrt.quantize_weights(FLOAT, method="rtn", reconstruct=True,
+                                      calibration_data=X[:0]), InputError, "are empty"),
         (lambda: QuantConfig(rounding="up"), QuantizationError, "rounding is one of"),
         (lambda: Grid(bits=1), QuantizationError, "bits must be 2 to 16"),
         (lambda: Grid(observer="magic"), QuantizationError, "an observer is one of"),
@@ -363,7 +380,7 @@ def test_what_does_not_fit_is_refused(call: Any, error: type[Exception], says: s
 def test_sizes_say_where_the_bytes_are() -> None:
     before = model_size(FLOAT)
     after = model_size(qrt.quantize_weights(FLOAT, 8, 64))
-    few = model_size(qrt.quantize_weights(FLOAT, 4, 64))
+    few, two = (model_size(qrt.quantize_weights(FLOAT, bits, 64)) for bits in (4, 2))
     assert before.nbytes == sum(
         4 * numpy_helper.to_array(t).size
         for t in onnx.load(FLOAT).graph.initializer
@@ -375,7 +392,31 @@ def test_sizes_say_where_the_bytes_are() -> None:
     )
     names = [layer.layer for layer in before.layers]
     assert [layer.layer for layer in after.layers] == names
-    assert few.nbytes < after.nbytes < before.nbytes / 2
+    assert two.nbytes < few.nbytes < after.nbytes < before.nbytes / 2
+
+
+def test_weights_of_two_bits_are_what_the_reference_makes_of_them() -> None:
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((3, 64)).astype(np.float32)
+    model = _linear(rng.standard_normal((64, 32)).astype(np.float32))
+    made = qrt.quantize_weights(model, 2, 32)
+    onnx.checker.check_model(made, full_check=True)
+    (want,) = ReferenceEvaluator(made).run(None, {"x": x})
+    (got,) = qrt.load(made).run(None, {"x": x})
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
+
+
+def test_data_in_other_files_count_and_are_found(tmp_path: Path) -> None:
+    path, data = tmp_path / "model.onnx", tmp_path / "model.data"
+    onnx.save(onnx.load(FLOAT), path, save_as_external_data=True, location=data.name,
+              size_threshold=100)  # fmt: skip
+    onnx.checker.check_model(path)
+    held = path.stat().st_size + data.stat().st_size
+    assert 0.9 * held < model_size(path).file_nbytes <= held
+    assert qrt.quantize_dynamic(path) == qrt.quantize_dynamic(FLOAT)
+    data.unlink()
+    with pytest.raises(ModelError, match="'model.data' is missing"):
+        qrt.quantize_dynamic(path)
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:
@@ -486,6 +527,13 @@ def test_models_that_have_nothing_in_common_are_refused() -> None:
         compare_models(FLOAT, other, X[:1], run_float)
     with pytest.raises(InputError, match="are empty"):
         compare_models(FLOAT, FLOAT, X[:0], run_float)
+    spoiled = X[:2].copy()
+    spoiled[1, 0, 3] = np.nan
+    with pytest.raises(InputError, match="input 'image' in run 1 of the data: 8 of 64 values"):
+        compare_models(FLOAT, FLOAT, spoiled, run_float)
+    w = np.ones((16, 8), np.float32)
+    with pytest.raises(ModelError, match=r"tensor 'y' has shape \(1, 8\) in the first model"):
+        compare_models(_linear(w), _linear(w[:, :4]), np.ones((2, 16), np.float32), run_float)
 
 
 def test_comparison_from_the_command_line(tmp_path: Path) -> None:

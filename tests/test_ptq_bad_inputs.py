@@ -103,6 +103,9 @@ def test_bad_calls_are_refused(name: str, tmp_path: Path) -> None:
     [
         (lambda: QuantConfig(activations=Grid(bits="8")), "bits must be 2 to 16, got '8'"),  # type: ignore[arg-type]
         (lambda: Grid(block_size=1.5), "block_size must be at least 1, got 1.5"),  # type: ignore[arg-type]
+        (lambda: QuantConfig(op_types="Conv"), "op_types are names of operators"),  # type: ignore[arg-type]
+        (lambda: QuantConfig(smooth="a"), "smooth lies between 0 and 1, got 'a'"),  # type: ignore[arg-type]
+        (lambda: QuantConfig(op_rules={"Conv": Grid()}), "'Conv' in a config takes a Rule"),  # type: ignore[dict-item]
         (lambda: config_of(3), "a config is a QuantConfig or the name of a preset"),  # type: ignore[arg-type]
         (lambda: qrt.quantize_dynamic(FLOAT, op_types="Conv"), "op_types are names of operators"),
         (lambda: qrt.quantize_dynamic(FLOAT, op_types=["LSTM"]), "the model has no LSTM"),

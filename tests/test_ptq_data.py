@@ -46,7 +46,7 @@ def test_every_kind_of_data_gives_the_same_model(tmp_path: Path) -> None:
     pixels = _images(tmp_path / "images", 12)
     x = ((np.stack(pixels)[:, None] / 255 - 0.25) / 0.5).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    np.savez(tmp_path / "x.npz", image=x)
+    np.savez(tmp_path / "x.npz", image=x, classes=np.arange(3))
     runs = tmp_path / "runs"
     runs.mkdir()
     for i, one in enumerate(x):

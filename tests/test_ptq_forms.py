@@ -174,11 +174,12 @@ def test_what_a_subgraph_reads_stays() -> None:
     model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
     g (float[2, 4] x) => (float[2, 3] y) <float zero = {0.0}> {
       h = MatMul (x, w)
-      r = Relu (h)
+      i = Identity (h)
+      r = Relu (i)
       s = ReduceSum (r)
       c = Greater (s, zero)
       y = If (c) <then_branch = t () => (float[2, 3] a) { a = Neg (r) },
-                  else_branch = e () => (float[2, 3] b) { b = Neg (h) }>
+                  else_branch = e () => (float[2, 3] b) { b = Neg (i) }>
     }""")
     w = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(w, "w"))
@@ -186,7 +187,23 @@ def test_what_a_subgraph_reads_stays() -> None:
     (want,) = qrt.load(model).run(None, {"x": x})
     qdq = qrt.quantize_static(model, [x])
     for made in (qdq, qrt.quantize_static(model, [x], form="qoperator"), qrt.import_qat(qdq),
+                 qrt.quantize_dynamic(model), qrt.quantize_weights(model, 8),
                  qrt.to_float16(model), qrt.to_float16(model, form="full")):  # fmt: skip
         (ours,) = qrt.load(made).run(None, {"x": x})
         assert np.abs(ours - want).max() <= 0.02 * np.abs(want).max()
         assert np.array_equal(in_onnxruntime(made, x).argmax(axis=1), want.argmax(axis=1))
+
+
+def test_batchnorm_stays_where_a_subgraph_reads_its_convolution() -> None:
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 2, 3, 3] x, bool c) => (float[1, 2, 3, 3] y)
+    <float[2, 2, 1, 1] w = {1, 2, 3, 4}, float[2] one = {1, 1}> {
+      h = Conv (x, w)
+      n = BatchNormalization (h, one, one, one, one)
+      a = If (c) <then_branch = t () => (float[1, 2, 3, 3] p) { p = Neg (h) },
+                  else_branch = e () => (float[1, 2, 3, 3] q) { q = Abs (h) }>
+      y = Add (a, n)
+    }""")
+    made = qrt.quantize_dynamic(model)
+    onnx.checker.check_model(made, full_check=True)
+    assert {"BatchNormalization", "ConvInteger"} <= operators(made)

@@ -140,7 +140,9 @@ def test_costs_follow_their_definition() -> None:
         ({}, QuantizationError, "give either evaluate"),
         ({"labels": (X, np.zeros(3))}, InputError, "class numbers"),
         ({"labels": (X, np.zeros(3, int))}, InputError, "3 labels for 60 samples"),
+        ({"labels": (X[:3], np.zeros(60, int))}, InputError, "60 labels for 3 samples"),
         ({"evaluate": lambda m: np.nan}, QuantizationError, "finite number"),
+        ({"evaluate": lambda m: "good"}, QuantizationError, "finite number, got 'good'"),
         ({"evaluate": lambda m: 1.0, "target_drop": -1}, QuantizationError, "0 or more"),
         ({"evaluate": lambda m: 1.0, "max_evaluations": 1}, QuantizationError, "at least 3"),
         ({"evaluate": lambda m: 1.0, "calibration_data": X[:0]}, InputError, "are empty"),
@@ -173,7 +175,9 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         (("--labels", unlabelled), "classes as `y`"),
         (("--labels", labels, "--form", "qoperator"), "--form qdq only"),
         (("--labels", labels, "--recipe", "dynamic"), "calibrated recipes"),
+        (("--labels", labels, "--bits", "4"), "--target-drop has no --bits"),
     ):
         wrong = qrt_command(*command, *more)
         assert wrong.code == 2
         assert says in wrong.err
+    assert "--labels is for --target-drop" in qrt_command(*command[:-2], "--labels", labels).err

@@ -88,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     from qrt.ptq.sizes import model_size  # imports onnx, which --help does not need
 
     check_output(args.output)
+    if args.labels is not None and args.target_drop is None:
+        raise InputError("--labels is for --target-drop")
     data: Any = samples(args)
     count = None if data is None else len(data)
     if args.input_range is not None:

@@ -51,6 +51,9 @@ def quantize(args: argparse.Namespace, data: Any) -> tuple[onnx.ModelProto, Targ
         raise InputError("--target-drop writes --form qdq only")
     if args.input_range is not None:
         raise InputError("--target-drop needs --data")
+    for name in ("bits", "block_size", "method"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--target-drop has no --{name.replace('_', '-')}: it finds a mix")
     changes = {name: getattr(args, name) for name in CHANGES if getattr(args, name) is not None}
     return qrt.quantize_to_target(
         args.model, data, args.target_drop / 100, labels=read_labelled(args.labels),

@@ -36,8 +36,9 @@ class Sums:
 
     def add(self, want: Array, got: Array) -> None:
         """One more pair of arrays."""
-        gap = got.astype(np.float64) - want
-        self.signal += float((want.astype(np.float64) ** 2).sum())
+        with np.errstate(invalid="ignore"):  # equal infinities, of masks
+            gap = np.where(got == want, 0, got.astype(np.float64) - want)
+        self.signal += float((want[np.isfinite(want)].astype(np.float64) ** 2).sum())
         self.noise += float((gap**2).sum())
         self.largest = max(self.largest, float(np.abs(gap).max(initial=0)))
 
@@ -52,7 +53,8 @@ class Sums:
 def compare_models(first: Model, second: Model, data: Any, runner: Runner) -> Comparison:
     """`second` (quantized) against `first` (float) on `data` (see `Samples`).
 
-    Raises ModelError when their inputs differ or they share no tensor, InputError without data.
+    Raises ModelError when their inputs or shapes differ or they share no tensor, InputError without
+    data and for such that are not finite.
     """
     a, b = Draft.of(first), Draft.of(second)
     for draft in (a, b):
@@ -108,8 +110,14 @@ def _measured(
     seen = {name: causes.Seen(grids.get(name)) for name in names}
     count = 0
     for feed in feeds:
+        _check_finite(feed, count)
         want = run_first(feed)
         for name, got in zip(names, run_second(feed), strict=True):
+            if got.shape != want[name].shape:
+                raise ModelError(
+                    f"tensor '{name}' has shape {want[name].shape} in the first model and"
+                    f" {got.shape} in the second: was one made from the other?"
+                )
             accumulated[name].add(want[name], got)
         for name, got in zip(names, run_alone(feed, want), strict=True):
             local[name].add(want[name], got)
@@ -136,6 +144,17 @@ def _measured(
     return Comparison(
         tuple(layers), tuple((name, accumulated[name].sqnr) for name in outputs), count
     )
+
+
+def _check_finite(feed: Feeds, run: int) -> None:
+    """Raise InputError for NaN and infinities, which leave nothing to compare."""
+    for name, x in feed.items():
+        bad = int((~np.isfinite(x)).sum()) if x.dtype.kind == "f" else 0
+        if bad:
+            raise InputError(
+                f"input '{name}' in run {run} of the data: {bad} of {x.size} values are not finite;"
+                " leave such samples out"
+            )
 
 
 def _real_forms(draft: Draft, names: Sequence[str]) -> dict[str, list[str]]:

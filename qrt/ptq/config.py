@@ -93,8 +93,18 @@ class QuantConfig:
             raise QuantizationError(
                 f"rounding is one of {', '.join(ROUNDINGS)}, got {self.rounding!r}"
             )
-        if self.smooth is not None and not 0 <= self.smooth <= 1:
-            raise QuantizationError(f"smooth lies between 0 and 1, got {self.smooth}")
+        is_share = isinstance(self.smooth, (int, float)) and 0 <= self.smooth <= 1
+        if self.smooth is not None and not is_share:
+            raise QuantizationError(f"smooth lies between 0 and 1, got {self.smooth!r}")
+        if isinstance(self.op_types, str):
+            raise QuantizationError(f"op_types are names of operators, got {self.op_types!r}")
+        grids = {"activations": self.activations, "weights": self.weights, **self.tensors}
+        for kind, given in ((Grid, grids), (Rule, {**self.op_rules, **self.name_rules})):
+            for name, value in given.items():
+                if not isinstance(value, kind):
+                    raise QuantizationError(
+                        f"'{name}' in a config takes a {kind.__name__}, got {type(value).__name__}"
+                    )
 
     def rule(self, op: str, name: str) -> Rule:
         """What holds for a node."""

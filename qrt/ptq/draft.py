@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from qrt.errors import ModelError, UnsupportedError
+from qrt.loader.external import ExternalFiles
 from qrt.loader.limits import DEFAULT_LIMITS
 from qrt.loader.source import read_model
 from qrt.quant.affine import Array
@@ -42,17 +43,20 @@ class Draft:
 
     @classmethod
     def of(cls, model: Model) -> Draft:
-        """A draft of its own of `model`: a path, bytes or ModelProto, which stays as it is."""
+        """A draft of its own of `model`: a path, bytes or ModelProto, which stays as it is.
+
+        Raises ModelError for what cannot be read or is not valid.
+        """
         proto, folder = read_model(model, DEFAULT_LIMITS)
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
-        if folder is not None:
-            onnx.load_external_data_for_model(copy, folder)
+        _take_in(copy.graph, ExternalFiles(folder))
         try:
             onnx.checker.check_model(copy)
-        except onnx.checker.ValidationError as error:
+            return cls(copy)
+        # ValueError: a tensor with more or fewer bytes than its shape has
+        except (onnx.checker.ValidationError, ValueError) as error:
             raise ModelError(f"not a valid model: {str(error).splitlines()[0][:300]}") from None
-        return cls(copy)
 
     @property
     def inputs(self) -> list[onnx.ValueInfoProto]:
@@ -144,7 +148,7 @@ class Draft:
     def model(self, check: bool = True) -> onnx.ModelProto:
         """The model as it is now, without constants that nothing reads.
 
-        Raises AssertionError when onnx's checker refuses it: that is our mistake.
+        Raises what onnx's checker raises when that refuses it: that is our mistake.
         """
         made = onnx.ModelProto()
         made.CopyFrom(self.proto)
@@ -174,6 +178,21 @@ class Draft:
                 graphs = [attribute.g] if attribute.HasField("g") else attribute.graphs
                 for graph in graphs:
                     yield from self.every(graph.node)
+
+
+def _take_in(graph: onnx.GraphProto, files: ExternalFiles) -> None:
+    """Data of constants that lie in other files, into the graph and its subgraphs."""
+    tensors = list(graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            tensors += [attribute.t, *attribute.tensors]
+            for inner in (attribute.g, *attribute.graphs):
+                _take_in(inner, files)
+    for tensor in tensors:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.raw_data = files.read(tensor, f"tensor '{tensor.name}'").tobytes()
+            tensor.ClearField("data_location")
+            del tensor.external_data[:]
 
 
 def halves_hint(draft: Draft) -> str:

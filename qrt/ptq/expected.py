@@ -43,7 +43,12 @@ class InputRanges:
         given = self.ranges.get(name) if isinstance(self.ranges, Mapping) else self.ranges
         if given is None:
             raise InputError(f"without calibration data, input '{name}' needs a range")
-        low, high = (float(end) for end in given)
+        try:
+            low, high = (float(end) for end in given)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"the range of input '{name}' is its lowest and highest value, got {given!r}"
+            ) from None
         if not (np.isfinite(low) and np.isfinite(high) and low <= high):
             raise InputError(f"the range of input '{name}' is no range: {low:g} to {high:g}")
         return low, high
@@ -181,20 +186,20 @@ def _constant(draft: Draft, name: str) -> Expected | None:
 
 def _product(draft: Draft, node: onnx.NodeProto, x: Expected) -> Expected | None:
     """Conv, Gemm and MatMul with constant weights."""
-    w = draft.arrays.get(node.input[1])
-    if w is None or (node.op_type != "Conv" and w.ndim != 2):
+    w, attrs = draft.arrays.get(node.input[1]), attributes(node)
+    if w is None or (node.op_type != "Conv" and w.ndim != 2) or attrs.get("transA", 0):
         return None
     mean, variance = (rows_of_channels(node, w, part) for part in (x.mean, x.variance))
     if mean is None or variance is None:
         return None
     groups = len(mean)
     rows = (w.reshape(len(w), -1) if _rows_first(node) else w.T).astype(np.float64)
-    split = rows.reshape(groups, len(rows) // groups, -1)
+    split = attrs.get("alpha", 1.0) * rows.reshape(groups, len(rows) // groups, -1)
     total = np.einsum("gok,gk->go", split, mean).reshape(-1)
     spread = np.einsum("gok,gk->go", split**2, variance).reshape(-1)
     bias = draft.arrays.get(node.input[2]) if len(node.input) > 2 else None
     if bias is not None:
-        total = total + bias.reshape(-1)
+        total = total + attrs.get("beta", 1.0) * bias.reshape(-1)
     everything = np.full(total.shape, np.inf)
     return Expected.normal(total, np.sqrt(spread), -everything, everything)
 

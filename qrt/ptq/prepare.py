@@ -77,15 +77,15 @@ def constants_to_arrays(draft: Draft) -> None:
 
 
 def drop_identities(draft: Draft) -> None:
-    """Identity, and Dropout as inference has it, of what is no graph output."""
+    """Identity, and Dropout as inference has it, of what no output or subgraph is."""
     renamed: dict[str, str] = {}
     kept = []
-    outputs = draft.outputs
+    fixed = draft.outputs | draft.captured()
     for node in draft.nodes:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
         plain = node.op_type == "Identity" or (node.op_type == "Dropout" and len(node.input) == 1)
-        if plain and not outputs.intersection(node.output) and not any(node.output[1:]):
+        if plain and not fixed.intersection(node.output) and not any(node.output[1:]):
             renamed[node.output[0]] = node.input[0]
         else:
             kept.append(node)
@@ -99,12 +99,13 @@ def fold_batchnorm(draft: Draft) -> None:
     comes out has mean beta and deviation |gamma|, which the draft keeps in `normals`.
     """
     producers, consumers = draft.producers(), draft.consumers()
+    fixed = draft.outputs | draft.captured()
     gone = []
     for node in draft.nodes:
         if node.op_type != "BatchNormalization" or any(node.output[1:]):
             continue
         conv = producers.get(node.input[0])
-        if conv is None or conv.op_type != "Conv" or conv.output[0] in draft.outputs:
+        if conv is None or conv.op_type != "Conv" or conv.output[0] in fixed:
             continue
         parts = [draft.arrays.get(name) for name in node.input[1:5]]
         w = draft.arrays.get(conv.input[1])

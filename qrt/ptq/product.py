@@ -112,12 +112,13 @@ def bias_of(draft: Draft, node: onnx.NodeProto, outputs: int) -> Array | None:
     """The bias of a product, zeros where it has none yet; None where it cannot have another."""
     if node.op_type == "MatMul":
         return None
+    if any(attributes(node).get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        return None
     name = node.input[2] if len(node.input) > 2 else ""
     if not name:
         return np.zeros(outputs, np.float32)
     bias = draft.arrays.get(name)
-    plain = attributes(node).get("beta", 1.0) == 1.0
-    return bias if plain and bias is not None and bias.shape == (outputs,) else None
+    return bias if bias is not None and bias.shape == (outputs,) else None
 
 
 def give_bias(draft: Draft, node: onnx.NodeProto, bias: Array) -> Array:

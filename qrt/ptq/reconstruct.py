@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx
 
-from qrt.errors import QuantizationError
+from qrt.errors import InputError, QuantizationError
 from qrt.ptq.adam import Adam
 from qrt.ptq.backprop import VIEWS
 from qrt.ptq.calibrate import Runner, with_outputs
@@ -42,6 +42,8 @@ def reconstruct(
     """
     draft = Draft(made)
     feeds = [dict(feed) for feed in samples]
+    if not feeds:
+        raise InputError("the calibration data are empty: give at least one sample")
     net = Network(draft, _shapes(draft, feeds[0], runner))
     x = {name: np.concatenate([np.asarray(f[name]) for f in feeds]) for name in feeds[0]}
     _check(net, made, feeds, runner)

@@ -58,6 +58,8 @@ class _Finder:
     def product(self, node: onnx.NodeProto) -> Layout | None:
         """Ends the region of what it reads, begins another."""
         weights = self.draft.arrays.get(node.input[1])
+        for name in node.input[2:]:
+            self._block(name, f"{label(node)} adds it")  # where it is no constant
         if weights is None or weights.dtype != np.float32 or attributes(node).get("transA", 0):
             return self._end(node)
         if node.op_type != "Conv" and weights.ndim != 2:

@@ -67,7 +67,7 @@ class Samples:
         if isinstance(self._data, Source):
             return self._data.feeds(self._inputs)
         if isinstance(self._data, SampleFiles):
-            return self._of_items(self._data.items(self._batch()))
+            return self._of_items(self._data.items(self._batch(), self._names))
         if isinstance(self._data, Mapping):
             return _cut(self._named(self._data), self._batch())
         return self._of_items(self._data)
@@ -142,12 +142,16 @@ class SampleFiles:
     def __iter__(self) -> Iterator[dict[str, Array] | Array]:
         return self.items(1)
 
-    def items(self, batch: int) -> Iterator[dict[str, Array] | Array]:
-        """Runs of `batch` samples each."""
+    def items(
+        self, batch: int, names: Sequence[str] = ()
+    ) -> Iterator[dict[str, Array] | Array]:
+        """Runs of `batch` samples each, of the arrays of `names` where there are such."""
         if self._files:
             yield from (read_arrays(file) for file in self._files)
             return
-        for feed in _cut({k: a[: len(self)] for k, a in self._arrays.items() if a.ndim}, batch):
+        named = {name: self._arrays[name] for name in names if name in self._arrays}
+        arrays = {k: a[: self.most] for k, a in (named or self._arrays).items() if a.ndim}
+        for feed in _cut(arrays, batch):
             yield feed.get("", feed)
 
 

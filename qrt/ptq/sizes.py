@@ -31,7 +31,7 @@ class LayerSize:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Layers in the order of the graph, and the serialized size of it all."""
+    """Layers in the order of the graph, and the serialized size of it all, external data too."""
 
     layers: tuple[LayerSize, ...]
     file_nbytes: int
@@ -74,7 +74,9 @@ def model_size(model: Model) -> ModelSize:
                     sum(constants[c][1] for c in found),
                 )
             )
-    return ModelSize(tuple(layers), proto.ByteSize())
+    apart = [t for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    file_nbytes = proto.ByteSize() + sum(_size(tensor)[1] for tensor in apart)
+    return ModelSize(tuple(layers), file_nbytes)
 
 
 def _size(tensor: onnx.TensorProto) -> tuple[int, int]:

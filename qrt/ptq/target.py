@@ -161,7 +161,8 @@ def top1(x: Any, y: Any, inputs: Sequence[onnx.ValueInfoProto], runner: Runner) 
             many = len(next(iter(feed.values())))
             said.append(rows.reshape(many, -1).argmax(axis=1))
         found = np.concatenate(said) if said else np.zeros(0, np.int64)
-        if not 0 < len(found) <= len(classes):
+        # what does not fill a batch is not fed
+        if not said or not 0 <= len(classes) - len(found) < len(said[-1]):
             raise InputError(f"there are {len(classes)} labels for {len(found)} samples")
         return float((found == classes[: len(found)]).mean())
 
@@ -224,9 +225,13 @@ class _Search:
 
     def _evaluated(self, model: onnx.ModelProto, what: str) -> float:
         self._count += 1
-        score = float(self._evaluate(model))
+        said = self._evaluate(model)
+        try:
+            score = float(said)
+        except (TypeError, ValueError):
+            score = math.nan
         if not math.isfinite(score):
-            raise QuantizationError(f"evaluate must return a finite number, got {score}")
+            raise QuantizationError(f"evaluate must return a finite number, got {said!r}")
         self._progress(f"{what}: {score:.4f}")
         return score
 

@@ -33,10 +33,13 @@ def quantize_unseen(
     """
     check_form(form)
     chosen = config_of(config)
-    if chosen.rounding != "nearest":
-        raise QuantizationError(f"rounding {chosen.rounding!r} needs calibration data")
-    if chosen.smooth is not None:
-        raise QuantizationError("smooth needs calibration data")
+    for what, is_asked in (
+        (f"rounding {chosen.rounding!r}", chosen.rounding != "nearest"),
+        ("smooth", chosen.smooth is not None),
+        ("reconstruct", chosen.reconstruct),
+    ):
+        if is_asked:
+            raise QuantizationError(f"{what} needs calibration data")
     draft = prepare(model)
     draft.need_opset(needed_opset(chosen))
     if chosen.equalize:

@@ -38,9 +38,8 @@ from qrt.quant.affine import Array, dequantize, quantize, spread_over
 from qrt.quant.choose import choose_qparams
 from qrt.quant.packing import pack
 
-OPSET = 21  # blocks, int4
+OPSETS = {2: 25, 4: 21, 8: 21}  # by bits: those that have blocks of them
 FORMS = ("blocked", "matmulnbits")
-BITS = (2, 4, 8)
 USUAL_BLOCK = 32  # the default, which fits small networks, too: their blocks are just shorter
 WITHOUT_DATA, WITH_DATA = "mse", "gptq"  # methods where none is named
 MSE_STEPS = 40
@@ -60,8 +59,8 @@ def quantize_weights(
     reconstruct: bool = False,
 ) -> onnx.ModelProto:
     """See `qrt.quantize_weights`."""
-    if type(bits) is not int or bits not in BITS:
-        raise QuantizationError(f"bits are one of {', '.join(map(str, BITS))}, got {bits!r}")
+    if type(bits) is not int or bits not in OPSETS:
+        raise QuantizationError(f"bits are one of {', '.join(map(str, OPSETS))}, got {bits!r}")
     if form not in FORMS:
         raise QuantizationError(f"form is one of {', '.join(FORMS)}, got {form!r}")
     if method is None:
@@ -83,7 +82,7 @@ def quantize_weights(
     draft = prepare(model)
     products = _products(draft)
     if form == "blocked" or any(w.ndim > 2 for w in products.values()):
-        draft.need_opset(OPSET)  # a Conv's weights are blocked in either form
+        draft.need_opset(OPSETS[bits])  # a Conv's weights are blocked in either form
         products = _products(draft)
     if not products:
         raise QuantizationError(
