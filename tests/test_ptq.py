@@ -415,7 +415,7 @@ def test_data_in_other_files_count_and_are_found(tmp_path: Path) -> None:
     assert 0.9 * held < model_size(path).file_nbytes <= held
     assert qrt.quantize_dynamic(path) == qrt.quantize_dynamic(FLOAT)
     data.unlink()
-    with pytest.raises(ModelError, match="'model.data' is missing"):
+    with pytest.raises(ModelError, match=r"'model\.data' is missing"):
         qrt.quantize_dynamic(path)
 
 
