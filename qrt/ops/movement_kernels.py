@@ -54,7 +54,10 @@ def _moved(row: Mapping[str, int], rank: int, *loops: tuple[int, int, int] | int
     sizes = [*numbered(row, "n", rank), *(v[0] for v in inner)]
     found = []
     for k, name in enumerate("xy", 1):
-        low, high = reach(sizes, [*numbered(row, f"{name}_stride", rank), *(v[k] for v in inner)])
+        strides = [*numbered(row, f"{name}_stride", rank), *(v[k] for v in inner)]
+        if name == "y" and any(n > 1 and s == 0 for n, s in zip(sizes, strides, strict=True)):
+            raise ValueError("y is written again and again at the same place")  # without an end
+        low, high = reach(sizes, strides)
         nbytes = high - low + itemsize - 1 if math.prod(sizes) else 0
         found.append(Extent(name, nbytes, writes=name == "y", start=low))
     return found
