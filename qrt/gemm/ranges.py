@@ -80,7 +80,7 @@ def limits_extent(row: Mapping[str, int], epilogue: str) -> Extent:
     return Extent("limits", ranges_nbytes(row["max_threads"]), writes=True)
 
 
-@kernel("open_ranges", FIELDS, extents)
+@kernel("open_ranges", FIELDS, extents, family="gemm_columns")
 def open_ranges_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
     """Every record as the template."""
     template = operand(row, TEMPLATE, arena, constants)

@@ -92,7 +92,7 @@ def extents(row: Mapping[str, int]) -> list[Extent]:
     ]
 
 
-@kernel("settle_range", FIELDS, extents)
+@kernel("settle_range", FIELDS, extents, family="gemm_columns")
 def settle_range_kernel(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
     """The scale of n codes, and what the records say to a second run."""
     if thread != 0:
