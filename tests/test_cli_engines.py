@@ -55,6 +55,8 @@ def test_the_best_engine_heeds_the_features_in_use(monkeypatch: pytest.MonkeyPat
         (QuantConfig(weights=BLOCKS), "got per_block; quantize_weights has blocks"),
         (QuantConfig(op_rules={"Conv": Rule(weights=BLOCKS)}), "weights of Conv: qrt multiplies"),
         (QuantConfig(activations=BLOCKS), "activations: one scale per tensor, got per_block"),
+        (QuantConfig(op_rules={"ReduceMean": Rule(activations=Grid())}, backend="onnxruntime"),
+         "grids for ReduceMean, which onnxruntime does not run in integers"),
         (QuantConfig(op_types=("Conv", "Einsum")), "qrt does not run Einsum in integers"),
         (QuantConfig(backend="abacus"), "an engine is one of qrt, onnxruntime"),
     ],

@@ -89,10 +89,12 @@ def test_gradients(
 
 
 def _residual(rng: np.random.Generator) -> onnx.ModelProto:
-    """Two convolutions in a residual block, a pool over all, a Reshape of one sample, a Gemm."""
+    """Two convolutions in a residual block, a constant added, a pool over all, an output, too, a
+    Reshape of one sample, a Gemm."""
     arrays: dict[str, Array] = {
         "w1": rng.standard_normal((8, 3, 3, 3)) / 5, "b1": rng.standard_normal(8) / 5,
         "w2": rng.standard_normal((8, 8, 1, 1)) / 3, "w3": rng.standard_normal((5, 8)) / 3,
+        "shift": rng.standard_normal((8, 1, 1)),
     }  # fmt: skip
     tensors = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()]
     tensors.append(numpy_helper.from_array(np.array([1, -1]), "shape"))
@@ -102,12 +104,13 @@ def _residual(rng: np.random.Generator) -> onnx.ModelProto:
         helper.make_node("Conv", ["r1", "w2"], ["c2"], "two"),
         helper.make_node("Add", ["c2", "r1"], ["sum"]),
         helper.make_node("Relu", ["sum"], ["r2"]),
-        helper.make_node("GlobalAveragePool", ["r2"], ["mean"]),
+        helper.make_node("Add", ["r2", "shift"], ["moved"]),
+        helper.make_node("GlobalAveragePool", ["moved"], ["mean"]),
         helper.make_node("Reshape", ["mean", "shape"], ["flat"]),
         helper.make_node("Gemm", ["flat", "w3"], ["y"], "three", transB=1),
     ]
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
-            for n, s in (("x", (1, 3, 8, 8)), ("y", (1, 5)))]  # fmt: skip
+            for n, s in (("x", (1, 3, 8, 8)), ("y", (1, 5)), ("mean", (1, 8, 1, 1)))]  # fmt: skip
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 

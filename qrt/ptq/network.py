@@ -56,14 +56,16 @@ class Network:
         """Every tensor for these samples, and what going back needs."""
         values: Values = dict(inputs)
         tape: Tape = []
+        stored = self._draft.arrays
         for name, weights in self._weights.items():
             values[name] = weights.real()
         for name, bias in self._biases.items():
             values[name] = bias.real()
         for node in self._nodes:
             out = node.output[0]
-            if out in values:
-                continue
+            is_constant = node.op_type == "DequantizeLinear" and node.input[0] in stored
+            if out in values or is_constant:
+                continue  # constants are made where they are read
             names = data_inputs(node)
             arrays = [self._value(values, n) for n in names]
             if node.op_type == "QuantizeLinear":
@@ -235,4 +237,4 @@ def cuts(draft: Draft) -> list[str]:
         live = {name for name in (*live, node.output[0]) if last.get(name, -1) > i}
         if live == {node.output[0]} and not folded.issuperset(users[node.output[0]]):
             found.append(node.output[0])
-    return [*found, *sorted(draft.outputs)]
+    return [*(name for name in found if name not in draft.outputs), *sorted(draft.outputs)]

@@ -53,8 +53,8 @@ def make_plan(draft: Draft, config: QuantConfig) -> Plan:
     floats, consumers = draft.floats(), draft.consumers()
     engine = backend_of(config.backend)
     ops = engine.ops if config.op_types is None else config.op_types
-    check_names(draft, config)
     check_engine(config, engine)
+    check_names(draft, config)
     plan = Plan()
     for node in draft.nodes:
         rule = config.rule(node.op_type, node.name)
@@ -143,6 +143,11 @@ def check_engine(config: QuantConfig, engine: BackendConfig) -> None:
         if op not in engine.ops:
             raise QuantizationError(
                 f"{engine.name} does not run {op} in integers, only {', '.join(engine.ops)}"
+            )
+    for op, rule in config.op_rules.items():
+        if op not in engine.ops and (rule.activations or rule.weights):
+            raise QuantizationError(
+                f"the config has grids for {op}, which {engine.name} does not run in integers"
             )
     rules = {**config.op_rules, **config.name_rules}
     activations = {"activations": config.activations, **config.tensors}

@@ -7,13 +7,15 @@ import onnx
 from onnx import numpy_helper
 
 from qrt.errors import ModelError, QuantizationError
+from qrt.loader.qoperators import QOPERATORS
+from qrt.passes.spellings import QONNX_OPS
 from qrt.ptq.draft import Draft, Model, attributes, label
 
-QUANTIZED_OPS = (
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger",
-    "QLinearConv", "QLinearMatMul", "MatMulNBits", "QGemm", "QLinearAdd", "DynamicQuantizeLSTM",
-    "DynamicQuantizeMatMul",
-)  # fmt: skip
+QUANTIZED_OPS = {
+    *(name for _, name in QOPERATORS), *(name for name in QONNX_OPS if name != "Trunc"),
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeLSTM",
+    "GatherBlockQuantized", "MatMulNBits",
+}  # fmt: skip
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "RNN")
 
 

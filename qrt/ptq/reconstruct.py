@@ -148,6 +148,6 @@ def _check(
         off = np.square(got - want, dtype=np.float64).mean() if got.shape == want.shape else np.inf
         if off > NEAR**2 * max(np.square(want, dtype=np.float64).mean(), 1e-12):
             raise QuantizationError(
-                f"output '{name}' of several samples together is not what they give alone: this"
-                " model cannot be reconstructed"
+                f"output '{name}', computed for several samples together, is not what the model"
+                " gives for each: it cannot be reconstructed"
             )

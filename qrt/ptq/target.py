@@ -346,13 +346,16 @@ class _Search:
             return sum(self._costs(frozenset(path[:count]))) >= most
 
         low, high = 0, len(path)
+        found = high
         while high - low > 1 and self._count < self._most:
             middle = (low + high) // 2
-            if is_dear(middle) or self._reaches(self._score(frozenset(path[:middle]))):
+            if is_dear(middle):
                 high = middle
+            elif self._reaches(self._score(frozenset(path[:middle]))):
+                high = found = middle
             else:
                 low = middle
-        return frozenset(path if is_dear(high) else path[:high])
+        return frozenset(path[:found])
 
     def _lowered(
         self, best: frozenset[Step], path: Sequence[Step]
