@@ -73,6 +73,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="where calibrated: take from biases what quantization adds to means",
     )
     parser.add_argument(
+        "--rounding",
+        help="of weights, where calibrated or dynamic with --data: nearest, gptq, learned",
+    )
+    parser.add_argument(
+        "--reconstruct",
+        action="store_const",
+        const=True,
+        help="where calibrated, and of weights_int4 with --data: last, learn scales and biases over"
+        " the whole model",
+    )
+    parser.add_argument(
         "--input-range",
         type=float,
         nargs=2,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 # options that are fields of the recipe's config
-CHANGES = ("backend", "equalize", "smooth", "bias_correction")
+CHANGES = ("backend", "equalize", "smooth", "bias_correction", "rounding", "reconstruct")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

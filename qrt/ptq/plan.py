@@ -137,6 +137,21 @@ def check_names(draft: Draft, config: QuantConfig) -> None:
             )
 
 
+def check_tensors(plan: Plan, config: QuantConfig) -> None:
+    """Raise QuantizationError for a grid in the config that its tensor does not get."""
+    for name, grid in config.tensors.items():
+        if name not in plan.grids:
+            raise QuantizationError(
+                f"the config gives tensor '{name}' a grid, but nothing rounds it: it stays float,"
+                " or what a Relu or Clip makes of it is rounded"
+            )
+        if plan.grids[name] != grid:
+            raise QuantizationError(
+                f"the config gives tensor '{name}' a grid, but it has that of"
+                f" '{plan.source(name)}', whose values it only moves"
+            )
+
+
 def check_engine(config: QuantConfig, engine: BackendConfig) -> None:
     """Raise QuantizationError when `engine` would compute in float what the config rounds."""
     for op in config.op_types or ():

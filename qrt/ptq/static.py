@@ -23,7 +23,7 @@ from qrt.ptq.constants import dequantized, qparams_of
 from qrt.ptq.draft import Draft, Model
 from qrt.ptq.equalize import equalize_by_data
 from qrt.ptq.observers import Observer
-from qrt.ptq.plan import Plan, make_plan
+from qrt.ptq.plan import Plan, check_tensors, make_plan
 from qrt.ptq.prepare import copied, prepare
 from qrt.ptq.product import clamp_behind
 from qrt.ptq.qoperator import check_form, in_form
@@ -66,6 +66,7 @@ def quantize_static(
     if smooths:
         smooth_by_data(draft, chosen, samples, runner)
     plan = make_plan(draft, chosen)
+    check_tensors(plan, chosen)
     observers = observe(draft, plan.observers(), samples, runner, progress)
     rows = None
     if needs_rows:

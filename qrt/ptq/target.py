@@ -268,7 +268,11 @@ class _Search:
             else:
                 grid = self._plan.grids[layer.tensor]
                 tensors |= {name: replace(grid, bits=WIDE) for name in layer.tensors}
-        return replace(base, name_rules=rules, tensors=tensors)
+        mix = replace(base, name_rules=rules, tensors=tensors)
+        if not steps:
+            return mix
+        rounded = make_plan(self._draft, mix).grids  # of these, what only float layers touch is not
+        return replace(mix, tensors={name: g for name, g in tensors.items() if name in rounded})
 
     # what steps are worth
 

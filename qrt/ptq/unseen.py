@@ -13,7 +13,7 @@ from qrt.ptq.config import QuantConfig, config_of
 from qrt.ptq.draft import Draft, Model, label
 from qrt.ptq.equalize import equalize
 from qrt.ptq.expected import Expected, InputRanges, expect, rows_of_channels
-from qrt.ptq.plan import Plan, make_plan
+from qrt.ptq.plan import Plan, check_tensors, make_plan
 from qrt.ptq.prepare import prepare
 from qrt.ptq.qoperator import check_form, in_form
 from qrt.ptq.regions import find_regions
@@ -47,6 +47,7 @@ def quantize_unseen(
         spreads = {n: Spread(x.low, x.high, x.mean**2 + x.variance) for n, x in told}
         equalize(draft, find_regions(draft), chosen, spreads)
     plan = make_plan(draft, chosen)
+    check_tensors(plan, chosen)
     found = expect(draft, given)
     observers = {name: _observer(draft, found, name) for name in plan.observers()}
     means = _Means(draft, plan, found) if chosen.bias_correction else None
