@@ -28,14 +28,18 @@ from product_cases import (
 )
 
 import qrt
+from qrt.errors import KernelError
 from qrt.gemm.depthwise_table import DEPTHWISE_CODES, DepthwiseSpec
 from qrt.gemm.ranges import HIGH_AT, LOW_AT
 from qrt.gemm.table import CODES, TILES, TileSpec
 from qrt.gemm.winograd_table import WINOGRAD
 from qrt.ir import Node, Value
+from qrt.jit.declare import HEADER
 from qrt.ops import winograd
 from qrt.ops.conv import infer
 from qrt.passes import found_ranges
+from qrt.simd.features import active_features
+from qrt.vm import Executor
 
 HIGHEST = np.float32(6)
 NAMES = ("strides", "pads", "dilations", "group")
@@ -228,3 +232,18 @@ def test_models(
     ran = [kernel for row in session.explain().rows for kernel in row.kernels]
     assert any(name.endswith(CODES) for name in ran) == makes_codes
     assert ran.count("range_f32") == 1  # the model's input has no product in front
+
+
+def test_four_numbers_are_no_record() -> None:
+    """A damaged row that leads to numbers which ask for a range ends the run, before it writes."""
+    session = qrt.load(model(np.inf, 0.02))
+    session.explain()
+    program = next(iter(session._programs._executors.values())).program
+    row = max(i for i in range(len(program.rows)) if "limits_step" in program.fields(i))
+    fields = program.fields(row)
+    assert fields["limits_step"] == 0
+    rows = program.rows.copy()
+    rows[row, len(HEADER) + list(fields).index("limits")] = fields["panels"]
+    executor = Executor(replace(program, rows=rows), active_features())
+    with pytest.raises(KernelError, match="no place for it"):
+        executor.run([np.zeros((1, 5, 6, 7), np.float32)])

@@ -190,6 +190,7 @@ SHAPES: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("bert_attention", (1536, 128), "u8"),
         ("resnet50_classes", (1, 1000), "u8"),
         ("bert_attention", (1536, 128), "f32"),
+        ("bert_attention", (1536, 128), "masked"),
     ),
     "norm": (
         ("bert_layer_norm", (128, 768), "layer"),

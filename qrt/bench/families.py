@@ -211,7 +211,11 @@ FAMILIES: tuple[Family, ...] = (
         "softmax",
         "softmax of rows",
         ROWS,
-        {"u8": stream_models.softmax, "f32": stream_models.softmax_f32},
+        {
+            "u8": stream_models.softmax,
+            "f32": stream_models.softmax_f32,
+            "masked": stream_models.masked_softmax,
+        },
         "GB/s",
         ("copy",),
     ),

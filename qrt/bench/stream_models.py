@@ -194,6 +194,13 @@ def softmax_f32(d: Draft, rows: int, n: int) -> onnx.ModelProto:
     return d.output(d.node("Softmax", d.input(F32, (rows, n)), axis=-1))
 
 
+def masked_softmax(d: Draft, rows: int, n: int) -> onnx.ModelProto:
+    """Of attention's scores: scaled, masked, and quantized for the next product."""
+    scores = d.node("Mul", d.input(F32, (rows, n)), d.constant(0.125, F32))
+    real = d.node("Softmax", d.node("Add", scores, d.weights(n, dtype=F32)), axis=-1)
+    return d.output(d.quantize(real, 1 / 256, 0))
+
+
 def layer_norm(d: Draft, rows: int, n: int) -> onnx.ModelProto:
     """Of the rows of float32."""
     scale, bias = d.weights(n, dtype=F32), d.weights(n, dtype=F32)

@@ -42,9 +42,9 @@ from qrt.gemm.depthwise_rows import (
     depthwise_extents,
 )  # fmt: skip
 from qrt.gemm.depthwise_table import DEPTHWISE, DEPTHWISE_CODES, DepthwiseSpec
+from qrt.gemm.ranges import NO_RECORD, is_no_record, quotient_code, widen_range
 from qrt.gemm.ranges import RUN as RANGE_RUN
 from qrt.gemm.ranges import SCALE as RANGE_SCALE
-from qrt.gemm.ranges import quotient_code, widen_range
 from qrt.gemm.table import CODES
 from qrt.jit.declare import Extent, Kernel, kernel
 from qrt.simd.memory import as_f32, as_i16, as_i32, as_u8, operand
@@ -74,6 +74,7 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
     itemsize, column_size = spec.itemsize, spec.column_nbytes
     wide, slim = 4 * wide_lanes, 4 * slim_lanes
     twice = spec.epilogue == CODES  # the second time only where the first guessed wrong
+    finds = itemsize == 4
 
     def depthwise(row, arena, constants, thread, threads):  # type: ignore[no-untyped-def]
         threads = min(threads, row[MAX_THREADS])
@@ -82,6 +83,8 @@ def make_kernel(spec: DepthwiseSpec) -> Kernel:
         limits = operand(row, LIMITS, arena, constants) + thread * row[LIMITS_STEP]
         if twice and as_i32(limits)[RANGE_RUN] == 0:
             return 0
+        if finds and is_no_record(row[LIMITS_STEP], limits):
+            return NO_RECORD
         x = operand(row, X, arena, constants)
         y = operand(row, Y, arena, constants)
         weights0 = operand(row, WEIGHTS, arena, constants)
@@ -241,6 +244,8 @@ def _make_portable(spec: DepthwiseSpec) -> Kernel:
         ranged = not narrow and limits[RANGE_RUN] != 0
         if twice and not ranged:
             return 0
+        if ranged and is_no_record(row[LIMITS_STEP], limits_at):
+            return NO_RECORD
         x = as_u8(operand(row, X, arena, constants))
         codes = as_u8(operand(row, Y, arena, constants))
         reals = as_f32(operand(row, Y, arena, constants))

@@ -15,6 +15,7 @@ from typing import Any
 
 from qrt.gemm.extents import GEOMETRY, LANES, product_extents
 from qrt.gemm.order import NARROW
+from qrt.gemm.ranges import NO_RECORD, is_no_record
 from qrt.gemm.ranges import RUN as RANGE_RUN
 from qrt.gemm.table import (
     CODES,
@@ -207,6 +208,7 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
     kr = tile.kr
     itemsize = 1 if epilogue in NARROW else 4
     twice = epilogue == CODES  # the second time only where the first guessed wrong
+    finds = epilogue not in NARROW
     heights, widths = tile.heights, tile.widths
     full_nv = tile.nv
     words = tile.words
@@ -220,6 +222,8 @@ def make_kernel(tile: TileSpec, epilogue: str) -> Kernel:
         limits = operand(row, LIMITS, arena, constants) + thread * row[LIMITS_STEP]
         if twice and as_i32(limits)[RANGE_RUN] == 0:
             return 0
+        if finds and is_no_record(row[LIMITS_STEP], limits):
+            return NO_RECORD
         n = row[N]
         taps = row[KERNEL_H] * row[KERNEL_W]
         k_groups = (row[CHANNELS] + kr - 1) // kr

@@ -19,7 +19,7 @@ import numpy as np
 
 from qrt.gemm.table import CODES
 from qrt.jit.declare import Extent, helper, kernel, slots
-from qrt.simd.memory import as_f32, operand
+from qrt.simd.memory import as_f32, as_i32, operand
 from qrt.simd.scalar import quantize_u8
 from qrt.simd.vectors import (
     copy_bytes,
@@ -39,6 +39,7 @@ Array = np.ndarray[Any, Any]
 HEADER = ("scale", "factor", "rest", "run", "multiplies")
 SCALE, FACTOR, REST, RUN, MULTIPLIES = range(len(HEADER))
 LOW_AT, HIGH_AT, RECORD_NBYTES = 64, 128, 192
+NO_RECORD = 4  # the status of a product that is told to find a range and given no place for it
 PARTS = 64  # threads that a range may come from: kernels that find one use no more
 ZERO, MOST = np.float32(0), np.float32(255)
 
@@ -78,6 +79,13 @@ def limits_extent(row: Mapping[str, int], epilogue: str) -> Extent:
     if row["limits_step"] != RECORD_NBYTES:
         raise ValueError(f"limits_step must be {RECORD_NBYTES}, got {row['limits_step']}")
     return Extent("limits", ranges_nbytes(row["max_threads"]), writes=True)
+
+
+@helper
+def is_no_record(step, limits):  # type: ignore[no-untyped-def]
+    """True where the four numbers of a row that finds no range (`step` 0) ask for one: a tile
+    would write behind them."""
+    return step == 0 and as_i32(limits)[RUN] != 0
 
 
 @kernel("open_ranges", FIELDS, extents, family="gemm_columns")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from qrt.gemm.ranges import NO_RECORD, is_no_record
 from qrt.gemm.table import EPILOGUES
 from qrt.gemm.tiles import tiles
 from qrt.gemm.winograd import BIAS_POSITION, IN, OUT, POSITIONS
@@ -106,6 +107,7 @@ def make_kernel(spec: WinogradSpec, epilogue: str) -> Kernel:
     tile = spec.tile
     nr, full_nv, lanes, per_vector = tile.nr, tile.nv, tile.lanes, spec.channels
     itemsize = 1 if epilogue == "u8" else 4
+    finds = itemsize == 4
     mr, heights, widths = tile.mr, tile.heights, tile.widths
     run_tile = tiles(tile, "i32")
     transform_input = input_transform(lanes, spec.features)
@@ -154,6 +156,8 @@ def make_kernel(spec: WinogradSpec, epilogue: str) -> Kernel:
         columns0 = operand(row, COLUMNS, arena, constants)
         pad = operand(row, PAD, arena, constants)
         limits = operand(row, LIMITS, arena, constants) + thread * row[LIMITS_STEP]
+        if finds and is_no_record(row[LIMITS_STEP], limits):
+            return NO_RECORD
         channels, n, block = row[CHANNELS], row[N], row[BLOCK]
         out_height, out_width = row[OUT_HEIGHT], row[OUT_WIDTH]
         pairs = (channels + 1) // 2

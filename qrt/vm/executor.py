@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qrt.errors import KernelError
+from qrt.gemm.ranges import NO_RECORD
 from qrt.jit.bounds import OUT_OF_BOUNDS
 from qrt.jit.build import Progress
 from qrt.jit.target import target_for
@@ -30,6 +31,7 @@ STATUSES = {
     1: "an index is out of range",
     NOT_NATIVE: "it runs in Python only",
     NO_FUNCTION: "it lacks a function that it calls",
+    NO_RECORD: "it is told to find a range and has no place for it",
 }
 WAIT = 0.001  # s between two looks for an arena, when `max_bytes` does not allow another
 
