@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from qrt.ir import Graph, Node, Value
-from qrt.ops.channels import normalized_axis
 from qrt.ops.masked_softmax import nest_of
 from qrt.passes.parts import Parts, origins
 
@@ -34,7 +33,7 @@ def _masked(parts: Parts, node: Node) -> tuple[set[Node], Node, Node] | None:
     x = node.required(0)
     rank = len(x.static_shape)
     axis = node.attrs.get("axis", -1 if node.version >= 13 else 1)
-    if rank == 0 or normalized_axis(axis, rank) != rank - 1:
+    if rank == 0 or axis not in (-1, rank - 1):  # one out of range is the operator's to refuse
         return None
     members, bias, factor = {node}, None, 1.0
     add = parts.maker(x, "Add")
